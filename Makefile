@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Needs make and Python 3.11. Every target makes .venv when it is missing or older than the lists of packages.
+
+PYTHON ?= $(or $(shell command -v python3.11),$(shell command -v python3),python3.11)
+run = .venv/bin/python
+
+export VIDEO SPEECH WAV2LIP
+
+.PHONY: demo test lint extension bench
+
+# build/demo: before.mp4, after.mp4, sheet.png, report.json and the .blend.  Own footage: make demo VIDEO=… SPEECH=…
+demo: .venv/.ready
+	$(run) examples/demo.py --out build/demo $${VIDEO:+--video "$$VIDEO"} $${SPEECH:+--speech "$$SPEECH"}
+
+test: .venv/.ready
+	$(run) -m pytest
+
+lint: .venv/.ready
+	$(run) -m ruff check .
+	$(run) -m pyright
+
+# build/lip_sync_redub.zip, to be installed in Blender.
+extension: .venv/.ready
+	$(run) -m lipsync_addon.package build/lip_sync_redub.zip
+
+# build/bench.json.  Against Wav2Lip: make bench WAV2LIP=/path/to/its/checkout
+bench: .venv/.ready
+	$(run) benchmarks/bench.py --out build/bench.json $${WAV2LIP:+--wav2lip "$$WAV2LIP"}
+
+.venv/.ready: pyproject.toml constraints.txt
+	@"$(PYTHON)" -c 'import sys; sys.version_info[:2] == (3, 11) or sys.exit("Python 3.11 is needed: make PYTHON=/path/to/python3.11 …")'
+	"$(PYTHON)" -m venv .venv
+	$(run) -m pip install --quiet --constraint constraints.txt --editable '.[train,blender,dev]'
+	touch $@

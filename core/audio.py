@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Speech: any file PyAV reads → 16 kHz mono, and the 80-band log-mel the nets hear.
+
+The mel is Wav2Lip's [audio.py, hparams.py], so its checkpoints fit, with librosa's `reflect` padding of that time.
+"""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from functools import cache
+
+import av
+import numpy as np
+
+from .errors import SpeechError
+from .timing import mel_window_length
+
+sample_rate = 16000
+n_fft = 800
+"""Samples in a spectrum: 50 ms, a Hann window of the same length."""
+hop_length = 200
+mel_bands = 80
+lowest_frequency, highest_frequency = 55.0, 7600.0
+preemphasis = 0.97
+mel_floor = -4.0
+"""The mel of silence: every value lies in [-4, 4]."""
+
+
+def load(path: str, zero: Fraction | None = None, rate: int = sample_rate) -> np.ndarray:
+    """The first sound stream of a file as mono float32 in [-1, 1].
+
+    Args:
+        path: sound or movie file.
+        zero: container time in seconds that becomes sample 0 (silence is added or sound cut); None: the stream's start.
+        rate: samples a second of the result; the nets' by default.
+
+    Raises:
+        SpeechError: no such file, no sound stream, or nothing in it can be decoded.
+    """
+    chunks: list[np.ndarray] = []
+    first: Fraction | None = None
+    try:
+        with av.open(path) as container:
+            if not container.streams.audio:
+                raise SpeechError(f"There is no sound in {path}.")
+            resampler = av.AudioResampler(format="flt", layout="mono", rate=rate)
+            stream = container.streams.audio[0]
+            try:
+                for frame in container.decode(stream):
+                    if first is None and frame.pts is not None and frame.time_base is not None:
+                        first = frame.pts * frame.time_base
+                    chunks += [part.to_ndarray()[0] for part in resampler.resample(frame)]
+            except av.error.FFmpegError:
+                pass  # a damaged tail: what was decoded before it is still speech
+            if chunks:
+                chunks += [part.to_ndarray()[0] for part in resampler.resample(None)]
+    except (av.error.FFmpegError, OSError) as e:
+        raise SpeechError(f"The sound of {path} cannot be read: {getattr(e, 'strerror', None) or e}.") from None
+    if not chunks:
+        raise SpeechError(f"The sound stream of {path} holds no sound that can be decoded.")
+    wave = np.nan_to_num(np.concatenate(chunks)).astype(np.float32)
+    if zero is not None and first is not None:
+        late = round((first - zero) * rate)
+        wave = np.pad(wave, (late, 0)) if late > 0 else wave[-late:]
+    return wave
+
+
+def log_mel(wave: np.ndarray) -> np.ndarray:
+    """Log-mel spectrogram, (80, 1 + len(wave) // 200) float32 in [-4, 4]; column k is centred at sample 200 k.
+
+    Pre-emphasis 0.97, magnitude spectrum, Slaney mel, 20 log10(max(1e-5, ·)) - 20 dB, the range -100…0 dB → -4…4.
+    """
+    if len(wave) < 2:
+        wave = np.pad(wave, (0, 2 - len(wave)))
+    emphasised = np.append(wave[:1], wave[1:] - np.float32(preemphasis) * wave[:-1])
+    padded = np.pad(emphasised, n_fft // 2, mode="reflect" if len(emphasised) > n_fft // 2 else "constant")
+    windows = np.lib.stride_tricks.sliding_window_view(padded, n_fft)[::hop_length]
+    hann = (0.5 - 0.5 * np.cos(2 * np.pi * np.arange(n_fft) / n_fft)).astype(np.float32)
+    mel = np.empty((mel_bands, len(windows)), np.float32)
+    for start in range(0, len(windows), 4096):  # bounds the memory of an hour of speech
+        part = slice(start, start + 4096)
+        mel[:, part] = _mel_filters() @ np.abs(np.fft.rfft(windows[part] * hann)).T.astype(np.float32)
+    decibels = 20 * np.log10(np.maximum(1e-5, mel)) - 20
+    return np.clip(8 * (decibels + 100) / 100 - 4, -4, 4).astype(np.float32)
+
+
+def mel_windows(mel: np.ndarray, starts: np.ndarray | list[int], length: int = mel_window_length) -> np.ndarray:
+    """The windows (n, 80, length) of a mel (80, T) that begin at `starts`; outside the mel there is silence."""
+    starts = np.asarray(starts, np.int64)
+    columns = starts[:, None] + np.arange(length)
+    inside = (columns >= 0) & (columns < mel.shape[1])
+    windows = mel[:, np.where(inside, columns, 0)].transpose(1, 0, 2)
+    return np.where(inside[:, None, :], windows, np.float32(mel_floor))
+
+
+@cache
+def _mel_filters() -> np.ndarray:
+    """(80, 401) triangles on Slaney's mel scale (linear to 1 kHz, then logarithmic), each of unit area per hertz."""
+
+    def to_mel(hz: np.ndarray) -> np.ndarray:
+        return np.where(hz < 1000, hz * 3 / 200, 15 + 27 * np.log(np.maximum(hz, 1000) / 1000) / np.log(6.4))
+
+    def to_hz(mel: np.ndarray) -> np.ndarray:
+        return np.where(mel < 15, mel * 200 / 3, 1000 * np.exp((mel - 15) * np.log(6.4) / 27))
+
+    low, high = to_mel(np.array([lowest_frequency, highest_frequency]))
+    edges = to_hz(np.linspace(low, high, mel_bands + 2))
+    bins = np.linspace(0, sample_rate / 2, n_fft // 2 + 1)
+    rising = (bins - edges[:-2, None]) / (edges[1:-1] - edges[:-2])[:, None]
+    falling = (edges[2:, None] - bins) / (edges[2:] - edges[1:-1])[:, None]
+    return (np.maximum(0, np.minimum(rising, falling)) * (2 / (edges[2:] - edges[:-2]))[:, None]).astype(np.float32)

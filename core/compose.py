@@ -1,0 +1,209 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Sets a generated mouth into its frame: lower-face mask, feather, colour match.
+
+Crop units: the face crop is the unit square, whatever its size in pixels; core.faces maps frame pixels there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from scipy.ndimage import gaussian_filter1d
+
+from . import faces
+from .faces.mesh import lips_outer
+
+jaw = (361, 288, 397, 365, 379, 378, 400, 377, 152, 148, 176, 149, 150, 136, 172, 58, 132)
+"""Face mesh points along the jaw, from ear to ear by way of the chin."""
+cheeks_and_nose = (205, 98, 2, 327, 425)
+"""Face mesh points that close the jaw line at the top: cheek, nose base, cheek."""
+
+generated_top = 0.5
+"""The net repaints the crop from here down (core.engine masks that half)."""
+inset = np.array([0.85, 0.97])
+"""The mask's width and height over the lower face's: the source's own chin line and the sides of its jaw stay, where
+the net, which has only seen the upper half of this pose, would paint background or a second contour."""
+feather = 0.03
+"""Standard deviation of the feather in crop units: it grows with the face."""
+lip_room = 0.05
+"""Crop units around the lips that are no skin to compare colours on: a mouth moves there."""
+
+
+@dataclass(frozen=True)
+class Outline:
+    """Where the mask may lie in each frame of a shot, in crop units, steadied in time."""
+
+    face: np.ndarray
+    """(n, 42, 2) float32: points whose convex hull is the lower face; nan where no face was found."""
+    lips: np.ndarray
+    """(n, 20, 2) float32: polygon around the lips; nan where no face was found."""
+
+
+@dataclass(frozen=True)
+class Patch:
+    """A picture to lay over a frame, with its top left corner at (x, y) in frame pixels."""
+
+    x: int
+    y: int
+    rgb: np.ndarray
+    """(h, w, 3) float32, 0 to 255."""
+    alpha: np.ndarray
+    """(h, w) float32, 0 to 1; exactly 0 where the frame must stay as it is."""
+
+
+def outline(track: faces.Track) -> Outline:
+    """The mask's and the lips' points through a whole track; small enough to keep for every frame."""
+    lips = _steady(_in_crop(track, lips_outer), track)
+    mouth = lips.mean(axis=1, keepdims=True)  # the fixed point: in profile the lips are at the rim
+    face = mouth + inset * (_steady(_in_crop(track, jaw + cheeks_and_nose), track) - mouth)
+    return Outline(np.concatenate([face, lips], axis=1).astype(np.float32), lips)
+
+
+def runs(values: np.ndarray) -> list[tuple[int, int]]:
+    """First and last index of each run of equal neighbours in `values` (n,)."""
+    last = np.append(np.flatnonzero(values[1:] != values[:-1]), len(values) - 1)
+    first = np.append(0, last[:-1] + 1)
+    return list(zip(first.tolist(), last.tolist(), strict=True))
+
+
+def _in_crop(track: faces.Track, chosen: tuple[int, ...]) -> np.ndarray:
+    points = track.points[:, list(chosen)].astype(np.float64)
+    linear, shift = track.to_crop[:, :, :2], track.to_crop[:, :, 2]
+    return np.einsum("nij,nkj->nki", linear, points) + shift[:, None]
+
+
+def _steady(polygon: np.ndarray, track: faces.Track) -> np.ndarray:
+    """Symmetric smoothing in time, inside each unbroken run: landmarks tremble by more than a mask may."""
+    result = polygon.astype(np.float32)
+    for first, last in runs(np.where(track.found, track.shot, -1)):
+        run = slice(first, last + 1)
+        result[run] = gaussian_filter1d(polygon[run], sigma=1.5, axis=0, mode="nearest")
+    return result
+
+
+def mask(face: np.ndarray, to_crop: np.ndarray, x: int, y: int, width: int, height: int) -> np.ndarray:
+    """Alpha of the lower face in the frame's pixels x … x + width, y … y + height.
+
+    Args:
+        face: (k, 2) points in crop units; their convex hull is the mask.
+        to_crop: (2, 3), frame pixels to crop units.
+
+    Returns:
+        (height, width) float32, 0 to 1. The feather lies inside the hull, inside the crop and below
+        `generated_top`, so alpha is exactly 0 outside all three.
+    """
+    linear = to_crop[:, :2]
+    unit = 1 / np.sqrt(abs(np.linalg.det(linear)))  # frame pixels per crop unit
+    finer = 4 if unit < 400 else 1  # filling is half a pixel wide of the truth, which small faces show
+    pixels = ((face - to_crop[:, 2]) @ np.linalg.inv(linear).T - (x, y)) * finer - 0.5  # pixel centres lie at .5
+    area = np.zeros((height * finer, width * finer), np.uint8)
+    # The hull, because in profile the far side of the jaw folds back over the mouth.
+    hull = cv2.convexHull(np.rint(pixels * 256).astype(np.int32))
+    cv2.fillConvexPoly(area, hull, (255,), cv2.LINE_AA, shift=8)
+    area = cv2.resize(area, (width, height), interpolation=cv2.INTER_AREA)
+    spread = max(feather * unit, 0.5)
+    blurred = cv2.GaussianBlur(area.astype(np.float32) / 255, (0, 0), spread, borderType=cv2.BORDER_CONSTANT)
+    inside = np.clip(2 * blurred - 1, 0, 1)  # a straight edge blurs to one half on the edge itself
+    across, down = np.meshgrid(x + np.arange(width) + 0.5, y + np.arange(height) + 0.5)
+    u = linear[0, 0] * across + linear[0, 1] * down + to_crop[0, 2]
+    v = linear[1, 0] * across + linear[1, 1] * down + to_crop[1, 2]
+    from_edge = np.minimum(np.minimum(u, 1 - u), np.minimum(v - generated_top, 1 - v))
+    alpha = _smoothstep(inside) * _smoothstep(np.clip(from_edge / (2 * feather), 0, 1))
+    alpha[alpha < 1 / 512] = 0  # too little to show in 8 bits: leave the sample alone
+    return alpha.astype(np.float32)
+
+
+def _smoothstep(x: np.ndarray) -> np.ndarray:
+    return x * x * (3 - 2 * x)
+
+
+to_ycc = np.array(
+    [[0.299, 0.587, 0.114], [-0.168736, -0.331264, 0.5], [0.5, -0.418688, -0.081312]]
+)  # ITU-R BT.601, full range, as JPEG has it
+to_rgb = np.linalg.inv(to_ycc)
+
+
+class ColourMatch:
+    """Gives generated crops the light and tint of their source, slowly enough not to flicker.
+
+    Frames come in order; `restart` after a gap.
+    """
+
+    pace = 0.2
+    """Share of a new frame in the running correction."""
+
+    def __init__(self) -> None:
+        self._running: np.ndarray | None = None
+
+    def restart(self) -> None:
+        self._running = None
+
+    def match(self, generated: np.ndarray, source: np.ndarray, skin: np.ndarray) -> np.ndarray:
+        """`generated` (s, s, 3) uint8 corrected to `source` (s, s, 3) uint8, both measured where `skin` (s, s) is true.
+
+        Luma gets a gain and an offset, chroma an offset each. Medians and quantiles, so that a beard's edge or a
+        shadow does not lead; limited, so that a bad frame cannot spoil more than it is.
+
+        Returns:
+            (s, s, 3) float32, 0 to 255.
+        """
+        if skin.sum() >= 32:
+            now = _correction(generated[skin] @ to_ycc.T, source[skin] @ to_ycc.T)
+            self._running = now if self._running is None else self._running + self.pace * (now - self._running)
+        if self._running is None:
+            return generated.astype(np.float32)
+        gain, offset = self._running[0], self._running[1:]
+        matched = generated @ (to_rgb @ np.diag((gain, 1, 1)) @ to_ycc).T + to_rgb @ offset
+        return np.clip(matched, 0, 255).astype(np.float32)
+
+
+def _correction(generated: np.ndarray, source: np.ndarray) -> np.ndarray:
+    """Luma gain, then the offsets of Y, Cb and Cr, that bring (n, 3) samples of one skin to the other's."""
+    low, middle, high = np.quantile(generated, (0.1, 0.5, 0.9), axis=0)
+    source_low, source_middle, source_high = np.quantile(source, (0.1, 0.5, 0.9), axis=0)
+    gain = np.clip((source_high[0] - source_low[0]) / max(high[0] - low[0], 1), 0.85, 1.15)
+    offset = np.clip(source_middle - middle * (gain, 1, 1), (-40, -12, -12), (40, 12, 12))
+    return np.array([gain, *offset])
+
+
+def skin(face: np.ndarray, lips: np.ndarray, size: int) -> np.ndarray:
+    """(size, size) bool: the lower face without the lips and their surroundings, in a crop of `size` pixels."""
+    area = np.zeros((size, size), np.uint8)
+    cv2.fillConvexPoly(area, cv2.convexHull(_crop_pixels(face, size)), (1,), shift=8)
+    area[: int(np.ceil(generated_top * size))] = 0
+    mouth = np.zeros_like(area)
+    cv2.fillPoly(mouth, [_crop_pixels(lips, size)], (1,), shift=8)
+    room = 2 * round(lip_room * size) + 1
+    mouth = cv2.dilate(mouth, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (room, room)))
+    return (area > 0) & (mouth == 0)
+
+
+def _crop_pixels(polygon: np.ndarray, size: int) -> np.ndarray:
+    return np.rint((polygon * size - 0.5) * 256).astype(np.int32)
+
+
+def patch(
+    generated: np.ndarray, face: np.ndarray, to_crop: np.ndarray, shape: tuple[int, ...], strength: float = 1.0
+) -> Patch | None:
+    """What to blend into a frame of `shape` (height, width, …): the generated crop (s, s, 3) in the frame's pixels.
+
+    Args:
+        generated: colour matched, 0 to 255.
+        face: (k, 2) points around the lower face in crop units.
+        to_crop: (2, 3), frame pixels to crop units.
+        strength: 0 to 1, multiplies the mask.
+
+    Returns:
+        The patch, no larger than its mask; None where nothing of the mask lies inside the frame.
+    """
+    x, y, rgb, valid = faces.uncrop(generated, to_crop, shape)
+    if not rgb.size:
+        return None
+    alpha = mask(face, to_crop, x, y, rgb.shape[1], rgb.shape[0]) * valid * np.float32(strength)
+    rows, columns = np.flatnonzero(alpha.any(axis=1)), np.flatnonzero(alpha.any(axis=0))
+    if not rows.size:
+        return None
+    box = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    return Patch(x + int(columns[0]), y + int(rows[0]), rgb[box], alpha[box])

@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Batches of faces through the generator, on a CPU or a CUDA GPU."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from .allocator import keep_freed_memory
+from .errors import DeviceError
+from .nets.checkpoint import default_model, load_generator
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of `auto`, `cpu`, `cuda` or `cuda:N`; `auto` takes a CUDA GPU if there is one.
+
+    Raises:
+        DeviceError: another name, or a GPU that is not there.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise DeviceError(f"There is no device called {name!r}.") from None
+    if device.type not in ("cpu", "cuda"):
+        raise DeviceError(f"The device {name!r} is not supported.")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise DeviceError(f"The GPU {name!r} is not there.")
+    return device
+
+
+class Engine:
+    """A generator, ready to draw.
+
+    Args:
+        model: a generator's .safetensors; empty: the bundled one.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+
+    Raises:
+        ModelError, DeviceError.
+    """
+
+    def __init__(self, model: str = "", device: str = "auto") -> None:
+        keep_freed_memory()
+        self.device = choose_device(device)
+        self.generator, self.card = load_generator(Path(model) if model else default_model)
+        self.image_size: int = self.generator.config.image_size
+        self.generator.to(self.device, memory_format=torch.channels_last)
+
+    @torch.inference_mode()
+    def generate(self, faces: np.ndarray, references: np.ndarray, mel_windows: np.ndarray) -> np.ndarray:
+        """The faces with lips for the sound.
+
+        Args:
+            faces: (n, S, S, 3) uint8 RGB crops; their lower half is not looked at.
+            references: (n, S, S, 3) uint8 RGB, or (1, S, S, 3) for all: the person in another frame.
+            mel_windows: (n, 80, 16) float32 from core.audio.
+
+        Returns:
+            (n, S, S, 3) uint8.
+        """
+        upper = self._to_device(faces)
+        upper[:, :, self.image_size // 2 :] = 0
+        reference = self._to_device(references).expand(len(faces), -1, -1, -1)
+        mel = torch.from_numpy(np.ascontiguousarray(mel_windows, np.float32)).to(self.device)[:, None]
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self._bfloat16()):
+            drawn = self.generator(torch.cat([upper, reference], 1), mel)
+        drawn = drawn.mul(255).round().clamp(0, 255).byte()
+        return drawn.permute(0, 2, 3, 1).contiguous().cpu().numpy()
+
+    def _to_device(self, pictures: np.ndarray) -> torch.Tensor:
+        pixels = torch.from_numpy(np.ascontiguousarray(pictures)).to(self.device)
+        return pixels.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.channels_last) / 255
+
+    def _bfloat16(self) -> bool:
+        """Half precision where the hardware has it; elsewhere it is emulated, and slower."""
+        if self.device.type == "cuda":
+            return torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.cpu._is_avx512_bf16_supported()

@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The affine that places a face in its crop, smoothed in time, and the warps there and back.
+
+Coordinates are continuous: the middle of the top left pixel is (0.5, 0.5). A crop measures 1 x 1, so that one affine
+serves every size of net.
+"""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+from scipy.ndimage import gaussian_filter1d
+
+from .mesh import rigid, rigid_in_crop
+
+smoothing = 0.05
+"""Standard deviation in seconds of the Gaussian that takes the detector's jitter out of a crop's path."""
+
+
+def fit(points: np.ndarray) -> np.ndarray:
+    """The similarities (n, 2, 3) that bring mesh points (n, 478, 2) in frame pixels into the crop, by least squares."""
+    source = points[:, rigid, :].astype(np.float64)
+    source_mean, target_mean = source.mean(1, keepdims=True), rigid_in_crop.mean(0)
+    x, y = np.moveaxis(source - source_mean, -1, 0)
+    u, v = (rigid_in_crop - target_mean).T
+    size = (x * x + y * y).sum(1)
+    a, b = (x * u + y * v).sum(1) / size, (x * v - y * u).sum(1) / size
+    turn = np.stack([np.stack([a, -b], -1), np.stack([b, a], -1)], 1)
+    shift = target_mean[:, None] - turn @ source_mean.transpose(0, 2, 1)
+    return np.concatenate([turn, shift], 2)
+
+
+def smooth(to_crop: np.ndarray, rate: float) -> np.ndarray:
+    """The path of a crop (n, 2, 3) smoothed symmetrically in time (no lag), over its place, size and angle."""
+    a, b = to_crop[:, 0, 0], to_crop[:, 1, 0]
+    turn = to_crop[:, :, :2]
+    middle = np.linalg.solve(turn, (0.5 - to_crop[:, :, 2])[..., None])[..., 0]
+    path = np.column_stack([middle, np.log(np.hypot(a, b)), np.unwrap(np.arctan2(b, a))])
+    x, y, size, angle = gaussian_filter1d(path, max(0.5, smoothing * rate), axis=0, mode="nearest").T
+    a, b = np.exp(size) * np.cos(angle), np.exp(size) * np.sin(angle)
+    return np.stack([np.stack([a, -b, 0.5 - a * x + b * y], -1), np.stack([b, a, 0.5 - b * x - a * y], -1)], 1)
+
+
+def expand(to_crop: np.ndarray, margin: float) -> np.ndarray:
+    """The affine of a crop with `margin` (a part of its side) more on every side."""
+    wider = to_crop / (1 + 2 * margin)
+    wider[..., 2] += margin / (1 + 2 * margin)
+    return wider
+
+
+def crop(rgb: np.ndarray, to_crop: np.ndarray, size: int) -> np.ndarray:
+    """The aligned face (size, size, 3) uint8 of a frame (H, W, 3) uint8, without aliasing; edges are repeated."""
+    pixels = 1 / np.hypot(to_crop[0, 0], to_crop[1, 0]) / size  # frame pixels for one crop pixel
+    oversample = max(1, int(np.ceil(pixels)))
+    large = size * oversample
+    picture = cv2.warpAffine(
+        rgb, _cv2_affine(to_crop * large), (large, large), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
+    )
+    return cv2.resize(picture, (size, size), interpolation=cv2.INTER_AREA) if oversample > 1 else picture
+
+
+def uncrop(
+    patch: np.ndarray, to_crop: np.ndarray, frame_shape: tuple[int, ...]
+) -> tuple[int, int, np.ndarray, np.ndarray]:
+    """A crop (S, S, 3) put back into the frame it came from.
+
+    Returns:
+        x, y of the smallest box of the frame that holds it, the picture in that box (h, w, 3) float32 0…255 and how far
+        each of its pixels lies inside the crop (h, w) float32, 0 outside, 1 from half a crop pixel inside.
+        The box is empty (h or w 0) when the crop lies outside the frame.
+    """
+    size = patch.shape[0]
+    height, width = frame_shape[:2]
+    corners = cv2.transform(np.array([[[0, 0], [1, 0], [1, 1], [0, 1]]], float), cv2.invertAffineTransform(to_crop))[0]
+    x0, y0 = np.clip(np.floor(corners.min(0)).astype(int), 0, (width, height))
+    x1, y1 = np.clip(np.ceil(corners.max(0)).astype(int), 0, (width, height))
+    if x1 <= x0 or y1 <= y0:
+        return int(x0), int(y0), np.zeros((0, 0, 3), np.float32), np.zeros((0, 0), np.float32)
+    box = to_crop.copy()
+    box[:, 2] += to_crop[:, :2] @ (x0, y0)
+    flags = cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP
+    picture = cv2.warpAffine(
+        patch.astype(np.float32),
+        _cv2_affine(box * size),
+        (int(x1 - x0), int(y1 - y0)),
+        flags=flags,
+        borderMode=cv2.BORDER_REPLICATE,
+    )
+    columns, rows = np.meshgrid(np.arange(x0, x1) + 0.5, np.arange(y0, y1) + 0.5)
+    u = to_crop[0, 0] * columns + to_crop[0, 1] * rows + to_crop[0, 2]
+    v = to_crop[1, 0] * columns + to_crop[1, 1] * rows + to_crop[1, 2]
+    inside = np.minimum(np.minimum(u, 1 - u), np.minimum(v, 1 - v)) * size
+    return int(x0), int(y0), np.clip(picture, 0, 255), np.clip(inside + 0.5, 0, 1).astype(np.float32)
+
+
+def _cv2_affine(affine: np.ndarray) -> np.ndarray:
+    """An affine of continuous coordinates as OpenCV counts, whose first pixel's middle is (0, 0)."""
+    shifted = affine.copy()
+    shifted[:, 2] += affine[:, :2] @ (0.5, 0.5) - 0.5
+    return shifted

@@ -1,0 +1,222 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a movie or an image sequence is: Blender's frame count and rate, and what a writer must keep."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from math import floor
+
+import av
+import numpy as np
+from av.container import InputContainer
+from av.error import EOFError as EndOfFile
+from av.error import FFmpegError
+from av.stream import Disposition, Stream
+
+from ..errors import MediaError
+from .images import decode_image
+from .planes import editable
+
+
+@dataclass(frozen=True)
+class SourceInfo:
+    """Facts about footage, as Blender counts and shows it."""
+
+    kind: str
+    """`movie` or `images`."""
+    width: int
+    height: int
+    """Pixels of the upright picture, after rotation metadata (Blender 4.5 and later)."""
+    rate: Fraction
+    """Frames per second."""
+    frames: int
+    """Blender's frame count."""
+    pixel_format: str
+    """FFmpeg's name of the samples' layout as core.media.read hands them out."""
+    has_sound: bool
+    paths: tuple[str, ...]
+    """The movie, or the images in order."""
+    codec: str = ""
+    container: str = ""
+    """FFmpeg's names of the source's codec and container."""
+    stream: int = 0
+    """Index of the video stream."""
+    rotation: int = 0
+    """Quarter turns counter-clockwise that bring a coded frame upright."""
+    display_matrix: tuple[int, ...] = ()
+    """The rotation as the container said it (nine integers), or empty."""
+    time_base: Fraction = Fraction(1)
+    first_pts: int = 0
+    """Presentation time of Blender's frame 0, in units of the time base."""
+    sample_aspect_ratio: Fraction | None = None
+    color_range: int = 0
+    colorspace: int = 2
+    color_primaries: int = 2
+    color_trc: int = 2
+    """Colour tags as FFmpeg numbers them [ITU-T H.273]; 0 (range) and 2 mean untagged."""
+
+    @property
+    def path(self) -> str:
+        """The movie file, or the first image."""
+        return self.paths[0]
+
+    @property
+    def start(self) -> Fraction:
+        """When Blender's frame 0 is shown, in seconds of the container's clock."""
+        return self.first_pts * self.time_base
+
+
+def probe(path: str) -> SourceInfo:
+    """Look at a movie.
+
+    Raises:
+        MediaError: missing, empty, no movie, or nothing in it can be decoded.
+    """
+    with open_movie(path) as container:
+        video = movie_stream(container, path)
+        frame = next(decoded(container, video), None)
+        if frame is None:
+            raise MediaError(f"No picture of {path} can be decoded.")
+        rate = video.guessed_rate or video.average_rate
+        if not rate:
+            raise MediaError(f"{path} does not say its frame rate.", "Convert it to .mp4 or .mov first.")
+        frames = _frame_count(container, video, rate)
+        if frames < 1:
+            raise MediaError(f"{path} does not say how long it is.", "Convert it to .mp4 or .mov first.")
+        matrix = frame.side_data.get("DISPLAYMATRIX")
+        rotation = round(frame.rotation / 90) % 4
+        size = (frame.height, frame.width) if rotation % 2 else (frame.width, frame.height)
+        return SourceInfo(
+            kind="movie",
+            width=size[0],
+            height=size[1],
+            rate=Fraction(rate),
+            frames=frames,
+            pixel_format=editable(frame).format.name,
+            has_sound=len(container.streams.audio) > 0,
+            paths=(path,),
+            codec=video.codec_context.name,
+            container=container.format.name,
+            stream=video.index,
+            rotation=rotation,
+            display_matrix=tuple(int(v) for v in np.frombuffer(matrix, np.int32)) if matrix is not None else (),
+            time_base=video.time_base or Fraction(1),
+            first_pts=video.start_time if video.start_time is not None else (frame.pts or 0),
+            sample_aspect_ratio=video.sample_aspect_ratio or None,
+            color_range=frame.color_range,
+            colorspace=frame.colorspace,
+            color_primaries=frame.color_primaries,
+            color_trc=frame.color_trc,
+        )
+
+
+def probe_images(paths: Sequence[str], rate: Fraction) -> SourceInfo:
+    """Look at an image sequence: decodes the first image, and sees that the others exist.
+
+    Args:
+        paths: image files in the order of their frames.
+        rate: frames per second at which they are shown.
+
+    Raises:
+        MediaError: no images, one is missing, or the first cannot be decoded.
+    """
+    if not paths:
+        raise MediaError("An image sequence needs at least one image.", "Name the image files of the strip.")
+    for path in paths:
+        if not os.path.isfile(path):
+            raise MediaError(f"There is no file {path}.", "Check the path, or reload the strip in Blender.")
+    frame, codec = decode_image(paths[0])
+    return SourceInfo(
+        kind="images",
+        width=frame.width,
+        height=frame.height,
+        rate=rate,
+        frames=len(paths),
+        pixel_format=frame.format.name,
+        has_sound=False,
+        paths=tuple(paths),
+        codec=codec,
+        time_base=1 / rate,
+        color_range=frame.color_range,
+        colorspace=frame.colorspace,
+        color_primaries=frame.color_primaries,
+        color_trc=frame.color_trc,
+    )
+
+
+def open_movie(path: str) -> InputContainer:
+    """The movie's container.
+
+    Raises:
+        MediaError: no such file, or nothing FFmpeg knows as a movie.
+    """
+    if not os.path.isfile(path):
+        raise MediaError(f"There is no file {path}.", "Check the path, or reload the strip in Blender.")
+    if os.path.getsize(path) == 0:
+        raise MediaError(f"{path} is empty.", "Copy or export the movie again.")
+    try:
+        # Playlists are text that can name other files and hosts: only this file may be read.
+        container = av.open(f"file:{path}", options={"protocol_whitelist": "file"}, metadata_errors="ignore")
+    except (FFmpegError, OSError, ValueError):
+        raise MediaError(f"{path} is not a movie that can be read.") from None
+    name = container.format.name
+    if name.endswith("_pipe") or name in ("image2", "tty", "hls", "concat"):
+        container.close()
+        raise MediaError(f"{path} is not a movie but {name.removesuffix('_pipe')}.", "Name a movie file.")
+    return container
+
+
+def movie_stream(container: InputContainer, path: str) -> av.VideoStream:
+    """The stream Blender shows: the first video stream that is no cover picture."""
+    streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
+    if not streams or streams[0].codec_context is None:
+        raise MediaError(f"{path} has no picture.", "Choose a movie; a sound file alone has no lips to change.")
+    return streams[0]
+
+
+def decoded(container: InputContainer, video: av.VideoStream) -> Iterator[av.VideoFrame]:
+    """Frames in presentation order from where the container stands. Damaged packets are passed over."""
+    decoder = video.codec_context
+    if video.metadata.get("alpha_mode") == "1" and decoder.name in ("vp8", "vp9"):
+        # FFmpeg's own VP8 and VP9 decoders do not see the alpha channel; libvpx does, and Blender uses it too.
+        other = av.VideoCodecContext.create("libvpx" if decoder.name == "vp8" else "libvpx-vp9", "r")
+        assert isinstance(other, av.VideoCodecContext)
+        decoder = other
+    packets = container.demux(video)
+    while True:
+        try:
+            packet = next(packets, None)
+        except FFmpegError:
+            packet = None
+        try:
+            yield from decoder.decode(packet if packet is not None and packet.size else None)
+        except EndOfFile:
+            return
+        except FFmpegError:
+            if packet is not None:
+                continue
+        if packet is None or not packet.size:
+            return
+
+
+def _frame_count(container: InputContainer, video: av.VideoStream, rate: Fraction) -> int:
+    """Blender's count: the stream's length times the rate, or the container's where the stream does not say."""
+    if video.duration is not None:
+        return _rounded(video.duration * (video.time_base or 1) * rate)
+    if container.duration is not None:
+        sound = container.streams.audio[0] if container.streams.audio else None
+        late = _start(video) - (_start(sound) if sound is not None else 0)
+        return _rounded((Fraction(container.duration, av.time_base) - max(late, Fraction(0))) * rate)
+    return video.frames
+
+
+def _start(stream: Stream) -> Fraction:
+    return stream.start_time * (stream.time_base or Fraction(1)) if stream.start_time is not None else Fraction(0)
+
+
+def _rounded(value: Fraction) -> int:
+    """Halves go up, as in C's lround; Python's round would make 74 of 74.5."""
+    return floor(value + Fraction(1, 2))

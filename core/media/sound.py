@@ -1,0 +1,199 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Sound for a new movie: the source's packets as they are, the source re-encoded, or given speech."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from fractions import Fraction
+
+import av
+import numpy as np
+from av.container import InputContainer, OutputContainer
+from av.error import FFmpegError
+from av.stream import Discard, Stream
+
+from .probe import SourceInfo, open_movie
+from .read import indexed_containers
+
+Track = Iterator[tuple[Fraction, av.Packet]]
+"""Packets of one stream of the new movie, each with its time in seconds after the first picture."""
+Blocks = Iterator[tuple[int, np.ndarray]]
+"""Sound, (channels, n) float32 each, with the position of its first sample after the first picture."""
+
+usual_speakers = {1: "mono", 2: "stereo", 3: "2.1", 4: "4.0", 5: "5.0", 6: "5.1", 7: "6.1", 8: "7.1"}
+"""Layouts by number of channels, for files that only say how many there are."""
+aac_rates = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000)
+
+
+def source_tracks(info: SourceInfo, output: OutputContainer, begin: Fraction, length: Fraction) -> list[Track]:
+    """Add every sound stream of the source to the output, cut to what belongs to its pictures.
+
+    Packets are copied where the output's container takes the codec; else they are encoded again.
+
+    Args:
+        begin: time of the output's first picture on the source's clock.
+        length: seconds of picture in the output.
+    """
+    with open_movie(info.path) as source:
+        known = [number for number, stream in enumerate(source.streams.audio) if stream.codec_context is not None]
+        return [_source_track(info, output, number, source, begin, length) for number in known]
+
+
+def speech_track(output: OutputContainer, samples: np.ndarray, rate: int, begin: Fraction, length: Fraction) -> Track:
+    """Add mono speech that starts `begin` seconds after the first picture (negative: before it).
+
+    Args:
+        samples: (n,) float32, -1..1.
+        rate: samples per second.
+        length: seconds of picture; silence fills what the speech does not.
+    """
+    stream = _new_stream(output, rate, "mono")
+    offset = round(begin * rate)
+
+    def blocks() -> Blocks:
+        first = max(0, -offset)
+        for start in range(first, len(samples), 1 << 16):
+            yield offset + start, np.asarray(samples[start : start + (1 << 16)], np.float32)[None]
+
+    return _encoded(stream, blocks(), rate, round(length * rate))
+
+
+def _source_track(
+    info: SourceInfo, output: OutputContainer, number: int, source: InputContainer, begin: Fraction, length: Fraction
+) -> Track:
+    template = source.streams.audio[number]
+    if _takes(output.format.name, template):
+        stream = output.add_stream_from_template(template)
+        track = _copied(info, number, stream, begin, length, keep_early=output.format.name != "matroska")
+    else:
+        rate = template.codec_context.sample_rate
+        layout = _speakers(template.codec_context.layout)
+        stream = _new_stream(output, rate, layout)
+        blocks = _decoded_blocks(info, number, begin, rate, layout)
+        track = _encoded(stream, blocks, rate, round(length * rate))
+    if "language" in template.metadata:
+        stream.metadata["language"] = template.metadata["language"]
+    return track
+
+
+def _takes(container: str, template: av.AudioStream) -> bool:
+    """Whether the container can hold packets of this stream: found by writing a header to nowhere."""
+    try:
+        with av.open(io.BytesIO(), "w", format=container) as trial:
+            trial.add_stream_from_template(template)
+            trial.start_encoding()
+    except (FFmpegError, ValueError):
+        return False
+    return True
+
+
+def _copied(
+    info: SourceInfo, number: int, stream: Stream, begin: Fraction, length: Fraction, keep_early: bool
+) -> Track:
+    """Packets of the source from the first that sounds with the pictures to the last.
+
+    keep_early: the container hides what lies before the first picture (an edit list), so the packet that the
+        decoder needs to get going can come along. Elsewhere it would push the pictures back.
+    """
+    early = Fraction(0)
+    for packet in _packets(info, number, begin):
+        assert packet.pts is not None
+        duration = (packet.duration or 0) * packet.time_base
+        time = packet.pts * packet.time_base - begin
+        early = max(early, 2 * duration if keep_early else Fraction(0))
+        if time + early <= 0 and (keep_early or time < 0):
+            continue
+        # Without a length of its own for each stream, a longer sound would count as more pictures.
+        if time >= length or (not keep_early and time + duration > length + Fraction(2, 5) / info.rate):
+            return
+        shift = round(begin / packet.time_base)
+        packet.pts -= shift
+        packet.dts = packet.dts - shift if packet.dts is not None else packet.pts
+        packet.stream = stream
+        yield time, packet
+
+
+def _decoded_blocks(info: SourceInfo, number: int, begin: Fraction, rate: int, layout: str) -> Blocks:
+    """The source's sound from about `begin` on."""
+    resampler = av.AudioResampler(format="fltp", layout=layout, rate=rate)
+    expected: int | None = None
+    for packet in _packets(info, number, begin):
+        try:
+            frames = [frame for frame in packet.decode() if isinstance(frame, av.AudioFrame)]
+        except FFmpegError:
+            continue
+        for frame in frames:
+            told = (
+                round((frame.pts * (frame.time_base or 1) - begin) * rate) if frame.pts is not None else expected or 0
+            )
+            # Time stamps in milliseconds jitter by a few samples; only a real gap moves the sound.
+            if expected is None or abs(told - expected) > rate // 50:
+                expected = told
+            for part in resampler.resample(frame):
+                yield expected, part.to_ndarray()
+                expected += part.samples
+
+
+def _packets(info: SourceInfo, number: int, begin: Fraction) -> Iterator[av.Packet]:
+    """Packets of the sound stream `number`, counted among the sound streams, from about `begin` on."""
+    with open_movie(info.path) as source:
+        ahead = begin - 1
+        if info.container in indexed_containers and ahead > info.start:
+            source.seek(int(ahead * av.time_base), backward=True)
+        stream = source.streams.audio[number]
+        for other in source.streams:
+            if other.index != stream.index:
+                other.discard = Discard.all
+        try:
+            for packet in source.demux(stream):
+                if packet.pts is not None and packet.size:
+                    yield packet
+        except FFmpegError:
+            return  # a damaged end: the sound stops where the file does
+
+
+def _speakers(layout: av.AudioLayout) -> str:
+    return usual_speakers.get(layout.nb_channels, "stereo") if layout.name.endswith("channels") else layout.name
+
+
+def _new_stream(output: OutputContainer, rate: int, layout: str) -> av.AudioStream:
+    """A stream for sound we encode: AAC; FLAC in Matroska, whose pictures would seem more by AAC's last block."""
+    if output.format.name == "matroska":
+        return output.add_stream("flac", rate=rate, layout=layout)
+    stream = output.add_stream("aac", rate=rate if rate in aac_rates else 48000, layout=layout)
+    channels = stream.codec_context.layout.nb_channels
+    stream.codec_context.bit_rate = channels * min(128_000, 4 * stream.codec_context.sample_rate)
+    return stream
+
+
+def _encoded(stream: av.AudioStream, blocks: Blocks, rate: int, length: int) -> Track:
+    """Encode blocks, placed by their positions, cut and filled with silence to exactly `length` samples at `rate`."""
+    layout = stream.codec_context.layout
+    for position, samples in _in_place(blocks, layout.nb_channels, length):
+        frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples), format="fltp", layout=layout.name)
+        frame.sample_rate, frame.pts, frame.time_base = rate, position, Fraction(1, rate)
+        for packet in stream.encode(frame):
+            yield (packet.pts or 0) * packet.time_base, packet
+    for packet in stream.encode(None):
+        yield (packet.pts or 0) * packet.time_base, packet
+
+
+def _in_place(blocks: Blocks, channels: int, length: int) -> Blocks:
+    """The blocks without overlap, cut to 0..length, with silence in the gaps: together exactly `length` samples."""
+    written = 0
+    for position, samples in blocks:
+        while written < min(position, length):
+            gap = min(position, length) - written
+            yield written, np.zeros((channels, min(gap, 1 << 16)), np.float32)
+            written += min(gap, 1 << 16)
+        samples = samples[:, max(written - position, 0) :][:, : length - written]
+        if samples.shape[1]:
+            yield written, samples
+            written += samples.shape[1]
+        if written >= length:
+            return
+    while written < length:
+        gap = min(length - written, 1 << 16)
+        yield written, np.zeros((channels, gap), np.float32)
+        written += gap

@@ -1,0 +1,33 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Semantic alignment: FFC and AdaIN bring the sound's statistics into the picture's features (paper, section 3.2)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from .ffc import FFC
+
+
+def adain(x: Tensor, y: Tensor, epsilon: float = 1e-5) -> Tensor:
+    """Equation (2): x (B, C, …) with each channel's mean and standard deviation over its places taken from y (B, C, …).
+
+    In float32 always: the sums of nine modules are too coarse in half precision.
+    """
+    with torch.autocast(x.device.type, enabled=False):
+        x32, y32 = x.float().flatten(2), y.float().flatten(2)
+        x_var, x_mean = torch.var_mean(x32, 2, correction=0, keepdim=True)
+        y_var, y_mean = torch.var_mean(y32, 2, correction=0, keepdim=True)
+        aligned = (x32 - x_mean) * torch.sqrt((y_var + epsilon) / (x_var + epsilon)) + y_mean
+    return aligned.view_as(x).to(x.dtype)
+
+
+class AlignBlock(nn.Module):
+    """x + AdaIN(FFC(x), audio): the two-layer FFC block of LaMa with its second layer replaced by AdaIN."""
+
+    def __init__(self, channels: int, size: int, ratio: float) -> None:
+        super().__init__()
+        self.ffc = FFC(channels, size, ratio)
+
+    def forward(self, x: Tensor, audio: Tensor) -> Tensor:
+        return x + adain(self.ffc(x), audio)

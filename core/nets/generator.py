@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The generator of LPIPS-AttnWav2Lip: a shallow U-Net of residual CBAM blocks with aligned sound at its bottom."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import ModelError
+from .align import AlignBlock
+from .blocks import ConvBlock, ResidualBlock, UpBlock
+
+
+@dataclass(frozen=True)
+class GeneratorConfig:
+    """What the generator is built from. The defaults are the paper's network."""
+
+    image_size: int = 96
+    """Height and width of the face in pixels, a multiple of 16 from 96."""
+    width: float = 1.0
+    """Factor on all channel counts, which are rounded to multiples of 8."""
+    align_blocks: int = 9
+    cbam: bool = True
+    ffc_ratio: float = 0.75
+    """Part of the channels in FFC's global branch."""
+
+    def __post_init__(self) -> None:
+        if self.image_size % 16 or not 96 <= self.image_size <= 512:
+            raise ModelError(f"Image size {self.image_size} does not fit.", "Use a multiple of 16 from 96 to 512.")
+        if not 0.1 <= self.width <= 4 or not 0 <= self.align_blocks <= 32 or not 0 < self.ffc_ratio < 1:
+            raise ModelError("The generator's width, alignment modules or FFC ratio are out of range.")
+
+
+class AudioEncoder(nn.Sequential):
+    """Mel windows (B, 1, 80, 16) → the audio map (B, C, 6, 6): Wav2Lip's encoder, cut where it is 6 x 6."""
+
+    def __init__(self, c32: int, c64: int, c128: int, c256: int) -> None:
+        super().__init__(
+            ConvBlock(1, c32, 3, 1, 1),
+            ResidualBlock(c32, False),
+            ResidualBlock(c32, False),
+            ConvBlock(c32, c64, 3, (3, 1), 1),
+            ResidualBlock(c64, False),
+            ResidualBlock(c64, False),
+            ConvBlock(c64, c128, 3, 3, 1),
+            ResidualBlock(c128, False),
+            ResidualBlock(c128, False),
+            ConvBlock(c128, c256, (4, 3), 1, (0, 1)),
+            ResidualBlock(c256, False),
+        )
+
+
+class Generator(nn.Module):
+    """Draws the lower half of a face to a sound.
+
+    forward(face, mel):
+        face: (B, 6, S, S) in [0, 1]: the face with its lower half zero, then a reference of the same person, RGB each.
+        mel: (B, 1, 80, 16) log-mel in [-4, 4].
+        Returns (B, 3, S, S) in [0, 1].
+    """
+
+    def __init__(self, config: GeneratorConfig | None = None) -> None:
+        super().__init__()
+        self.config = config = config or GeneratorConfig()
+
+        def c(channels: int) -> int:
+            return max(8, 8 * round(channels * config.width / 8))
+
+        def residual(channels: int, count: int) -> list[nn.Module]:
+            return [ResidualBlock(channels, config.cbam) for _ in range(count)]
+
+        self.encoder = nn.ModuleList(
+            [
+                ConvBlock(6, c(16), 7, 1, 3),
+                nn.Sequential(ConvBlock(c(16), c(32), 3, 2, 1), *residual(c(32), 2)),
+                nn.Sequential(ConvBlock(c(32), c(64), 3, 2, 1), *residual(c(64), 3)),
+                nn.Sequential(ConvBlock(c(64), c(128), 3, 2, 1), *residual(c(128), 2)),
+                nn.Sequential(ConvBlock(c(128), c(256), 3, 2, 1), *residual(c(256), 2)),
+            ]
+        )
+        self.audio_encoder = AudioEncoder(c(32), c(64), c(128), c(256))
+        bottom = config.image_size // 16
+        self.align = nn.ModuleList(AlignBlock(c(256), bottom, config.ffc_ratio) for _ in range(config.align_blocks))
+        self.decoder = nn.ModuleList(
+            [
+                ConvBlock(c(256), c(256), 1),
+                nn.Sequential(UpBlock(2 * c(256), c(384)), *residual(c(384), 2)),
+                nn.Sequential(UpBlock(c(384) + c(128), c(256)), *residual(c(256), 2)),
+                nn.Sequential(UpBlock(c(256) + c(64), c(128)), *residual(c(128), 2)),
+                nn.Sequential(UpBlock(c(128) + c(32), c(64)), *residual(c(64), 2)),
+            ]
+        )
+        self.output = nn.Sequential(ConvBlock(c(64) + c(16), c(32), 3, 1, 1), nn.Conv2d(c(32), 3, 1))
+
+    def forward(self, face: Tensor, mel: Tensor) -> Tensor:
+        return self.draw(face, self.audio_encoder(mel))
+
+    def draw(self, face: Tensor, audio: Tensor) -> Tensor:
+        """The picture for an audio map (B, C, 6, 6) that is already there."""
+        skips = []
+        x = face
+        for level in self.encoder:
+            x = level(x)
+            skips.append(x)
+        for block in self.align:
+            x = block(x, audio)
+        for level in self.decoder:
+            x = torch.cat([level(x), skips.pop()], 1)
+        return torch.sigmoid(self.output(x).float())

@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Which frame of a shot shows the net whose mouth it paints: sharp, frontal, usual in pose, the lips about closed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import cv2
+import numpy as np
+
+from . import faces
+
+nose_tip, left_cheek, right_cheek = 1, 454, 234
+candidate_count = 5
+"""Frames whose sharpness is compared: each must be decoded once more."""
+
+
+def choose(track: faces.Track, shot: int, crop_at: Callable[[int], np.ndarray]) -> np.ndarray:
+    """The reference crop (s, s, 3) uint8 of one shot of a track.
+
+    Args:
+        track: the face through all frames.
+        shot: a number in `track.shot` with at least one found face.
+        crop_at: decodes a frame by its index in the track and crops its face, (s, s, 3) uint8.
+    """
+    frames = np.flatnonzero(track.found & (track.shot == shot))
+    order = np.argsort(_unsuitable(track, frames), kind="stable")
+    crops = [crop_at(int(frames[i])) for i in np.sort(order[:candidate_count])]
+    return max(crops, key=_sharpness)
+
+
+def _unsuitable(track: faces.Track, frames: np.ndarray) -> np.ndarray:
+    """(n,) how far each of `frames` is from a good reference, in crop units."""
+    points, to_crop = track.points[frames], track.to_crop[frames]
+    upright = np.einsum("nij,nkj->nki", to_crop[:, :, :2], points[:, [nose_tip, left_cheek, right_cheek]])
+    upright += to_crop[:, None, :, 2]
+    nose, sides = upright[:, 0], upright[:, 1:].mean(axis=1)
+    yaw = np.abs(nose[:, 0] - sides[:, 0])
+    pitch = nose[:, 1] - sides[:, 1]
+    opening = faces.lip_opening(points)
+    return yaw + np.abs(pitch - np.median(pitch)) + np.abs(opening - np.quantile(opening, 0.3))
+
+
+def _sharpness(crop: np.ndarray) -> float:
+    return float(cv2.Laplacian(cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY), cv2.CV_32F).var())

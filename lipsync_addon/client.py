@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The worker process as Blender sees it: start it, send a job, hear its messages, cancel, notice its death."""
+
+from __future__ import annotations
+
+import os
+import queue
+import subprocess
+import threading
+from contextlib import suppress
+from pathlib import Path
+
+from .shared import errors, job
+
+# Blender's own libraries and Python settings would break another Python.
+foreign_variables = ("LD_LIBRARY_PATH", "LD_PRELOAD", "DYLD_LIBRARY_PATH", "DYLD_INSERT_LIBRARIES")
+
+grace = 5.0
+"""Seconds that a worker gets to clean up before it is ended by force."""
+
+
+def clean_environment() -> dict[str, str]:
+    """This process's environment without what is meant for Blender's Python and libraries."""
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("PYTHON") and name not in foreign_variables
+    }
+
+
+class Worker:
+    """A running worker.
+
+    Args:
+        command: the program and its arguments (runtime.command).
+        log: file that gets what the worker writes to stderr; replaced.
+
+    Raises:
+        LipSyncError: the program cannot be started.
+    """
+
+    def __init__(self, command: list[str], log: Path) -> None:
+        self.log = log
+        self._messages: queue.SimpleQueue[job.Message | None] = queue.SimpleQueue()
+        log.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with log.open("wb") as stderr:
+                self._process = subprocess.Popen(
+                    command,
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=stderr,
+                    env=clean_environment(),
+                    creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),  # else Windows shows a console
+                )
+        except OSError as e:
+            raise errors.LipSyncError(
+                f"The runtime's Python cannot be started: {e}.", "Choose another one in the add-on's preferences."
+            ) from None
+        self._reader = threading.Thread(target=self._read, name="lipsync worker", daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self._process.stdout
+        for line in self._process.stdout:
+            try:
+                self._messages.put(job.from_json(line.decode("utf-8", "replace")))
+            except errors.JobError as e:
+                self._messages.put(job.Failure("Crash", f"The lip-sync process gave an answer of the wrong kind. {e}"))
+        self._messages.put(None)
+
+    def send(self, message: job.RedubJob | job.Cancel) -> None:
+        """Sends a message. A worker that is gone is noticed by `receive`."""
+        assert self._process.stdin
+        with suppress(OSError):
+            self._process.stdin.write(job.to_json(message).encode() + b"\n")
+            self._process.stdin.flush()
+
+    def receive(self, seconds: float) -> job.Message | None:
+        """The worker's next message, waited for at most so long; None: it has said nothing.
+
+        The end of the worker arrives as a Failure of the kind `Crash`.
+        """
+        try:
+            message = self._messages.get(timeout=seconds) if seconds > 0 else self._messages.get_nowait()
+        except queue.Empty:
+            return None
+        if message is None:
+            status = self._process.wait()
+            message = job.Failure("Crash", f"The lip-sync process ended unexpectedly (exit status {status}).")
+            self._messages.put(None)
+        if isinstance(message, job.Failure) and message.kind == "Crash":
+            return job.Failure("Crash", message.message, f"Try again; its log is {self.log}.")
+        return message
+
+    def close(self) -> None:
+        """Ends the process: politely, by closing its stdin (it cleans up), and by force when that takes long."""
+        assert self._process.stdin and self._process.stdout
+        with suppress(OSError):
+            self._process.stdin.close()
+        try:
+            self._process.wait(timeout=grace)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._reader.join(timeout=2)
+        if not self._reader.is_alive():  # a grandchild may hold the pipe open
+            self._process.stdout.close()

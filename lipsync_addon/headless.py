@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# pyright: reportAttributeAccessIssue=none
+"""Re-dubbing without a window: `blender -b film.blend --command lipsync …`; with the bpy module, `redub_file`."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import bpy
+
+from . import batch, preferences, strips
+from .shared import errors
+
+_command = None
+
+
+def redub_scene(scene: bpy.types.Scene, names: Sequence[str] = (), speech: str = "") -> batch.Batch:
+    """Re-dubs strips and waits; progress goes to stdout.
+
+    Args:
+        scene: where the strips are.
+        names: of the strips; empty: every movie and image-sequence strip that is not muted.
+        speech: name of the sound strip to use; empty: all that are heard over the strip.
+
+    Returns:
+        The ended batch: what is done, and the problems.
+
+    Raises:
+        LipSyncError: a name is of no such strip, there is none, or there is no runtime.
+    """
+    known = {s.name: s for s in strips.all_strips(scene) if strips.redubbable(s)}
+    unknown = next((name for name in names if name not in known), None)
+    if unknown is not None:
+        raise errors.LipSyncError(
+            f"The scene “{scene.name}” has no movie or image-sequence strip “{unknown}”.",
+            f"It has {', '.join(known) or 'none'}.",
+        )
+    chosen = [known[name] for name in names] or [s for s in known.values() if not strips.muted(s, scene)]
+    if not chosen:
+        raise errors.LipSyncError(f"The scene “{scene.name}” has no strip to re-dub.", "Add a movie strip.")
+    work = batch.Batch(scene, chosen, preferences.settings(bpy.context), speech)
+    said = ""
+    try:
+        while work.running:
+            work.step(0.5)
+            text = f"{work.text} {int(work.fraction * 10) * 10}%"
+            if work.running and text != said:
+                print(said := text, flush=True)
+    finally:
+        work.close()
+    return work
+
+
+def redub_file(
+    blend: Path, names: Sequence[str] = (), speech: str = "", scene: str = "", output: Path | None = None
+) -> int:
+    """Opens a .blend, re-dubs its strips and saves it; see `main` for the exit status it returns."""
+    try:
+        bpy.ops.wm.open_mainfile(filepath=str(blend), load_ui=False, use_scripts=False)
+    except RuntimeError as e:
+        return _complain(errors.MediaError(f"{blend} cannot be opened: {str(e).strip()}", "Name a .blend file."))
+    return _redub_and_save(names, speech, scene, output)
+
+
+def main(argv: Sequence[str]) -> int:
+    """`lipsync [--strip NAME]… [--speech NAME] [--scene NAME] [--revert] [-o FILE]` on the open .blend.
+
+    Returns:
+        Exit status: 0 all strips done, 1 some or all not (the others are saved), 2 a mistake in the request.
+    """
+    parser = argparse.ArgumentParser(
+        prog="blender -b FILM.blend --command lipsync", description="Re-dubs strips of the open .blend and saves it."
+    )
+    parser.add_argument("--strip", action="append", default=[], metavar="NAME", help="strip; default: all not muted")
+    parser.add_argument("--speech", default="", metavar="NAME", help="sound strip; default: all heard over the strip")
+    parser.add_argument("--scene", default="", metavar="NAME", help="default: the open one")
+    parser.add_argument("--revert", action="store_true", help="give the strips their original media back instead")
+    parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="save the .blend there instead")
+    try:
+        asked = parser.parse_args(argv)
+    except SystemExit as e:
+        return e.code if isinstance(e.code, int) else 2
+    if asked.revert:
+        return _revert_and_save(asked.strip, asked.scene, asked.output)
+    return _redub_and_save(asked.strip, asked.speech, asked.scene, asked.output)
+
+
+def _redub_and_save(names: Sequence[str], speech: str, scene_name: str, output: Path | None) -> int:
+    try:
+        work = redub_scene(_scene(scene_name), names, speech)
+        if work.done:
+            _save(output)
+    except errors.LipSyncError as e:
+        return _complain(e)
+    for line in work.done:
+        print(line)
+    for line in work.problems:
+        print(line, file=sys.stderr)
+    return 1 if work.problems else 0
+
+
+def _revert_and_save(names: Sequence[str], scene_name: str, output: Path | None) -> int:
+    try:
+        chosen = [
+            s
+            for s in strips.all_strips(_scene(scene_name))
+            if strips.redubbable(s) and strips.record_of(s) and (not names or s.name in names)
+        ]
+        for strip in chosen:
+            strips.revert(strip)
+        if chosen:
+            _save(output)
+    except errors.LipSyncError as e:
+        return _complain(e)
+    print(f"{len(chosen)} strip(s) play the original media again.")
+    return 0
+
+
+def _scene(name: str) -> bpy.types.Scene:
+    scene = bpy.data.scenes.get(name) if name else strips.scene_of(bpy.context)
+    if scene is None:
+        raise errors.LipSyncError(
+            f"There is no scene “{name}”.", f"The .blend has {', '.join(s.name for s in bpy.data.scenes)}."
+        )
+    return scene
+
+
+def _save(output: Path | None) -> None:
+    if not output and not bpy.data.filepath:
+        raise errors.OutputError("The .blend has no file yet.", "Name one with --output.")
+    try:
+        if output:
+            bpy.ops.wm.save_as_mainfile(filepath=str(output.absolute()))
+        else:
+            bpy.ops.wm.save_mainfile()
+    except RuntimeError as e:
+        raise errors.OutputError(f"The .blend cannot be saved: {str(e).strip()}") from None
+
+
+def _complain(error: errors.LipSyncError) -> int:
+    print(f"{error} {error.hint}".strip(), file=sys.stderr)
+    return 2
+
+
+def register() -> None:
+    global _command
+    _command = bpy.utils.register_cli_command("lipsync", main)
+
+
+def unregister() -> None:
+    bpy.utils.unregister_cli_command(_command)

@@ -1,0 +1,470 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# pyright: reportAttributeAccessIssue=none
+"""Sequencer strips: what one shows, giving it other media, and giving the old media back.
+
+The only module that knows how Blender's versions differ (4.2 to 5.2). Source frames are counted from 0 as Blender
+counts them; timeline frames are the scene's.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from fractions import Fraction
+from math import ceil, floor
+from typing import Any
+
+import bpy
+
+from .shared import errors
+
+record_key = "lipsync"
+"""Custom property of a re-dubbed strip: how to get its original media back, as JSON."""
+job_key = "lipsync_job"
+"""Custom property of a strip while it is being re-dubbed: how to find it again, also after an undo or a rename."""
+
+# Blender 5.2 renamed the times; the older names go in 6.0.
+_renamed = bpy.app.version >= (5, 2)
+_start, _left, _right, _skipped, _skipped_end = (
+    ("content_start", "left_handle_offset", "right_handle_offset", "content_trim_start", "content_trim_end")
+    if _renamed
+    else ("frame_start", "frame_offset_start", "frame_offset_end", "animation_offset_start", "animation_offset_end")
+)
+_handles = ("left_handle", "right_handle") if _renamed else ("frame_final_start", "frame_final_end")
+
+
+@dataclass(frozen=True)
+class Media:
+    """The files a strip plays, named as the strip names them (perhaps relative to the .blend)."""
+
+    filepath: str = ""
+    """Movie file; empty for an image sequence."""
+    stream: int = 0
+    directory: str = ""
+    filenames: tuple[str, ...] = ()
+
+    def paths(self) -> tuple[str, ...]:
+        """Absolute paths: the one movie, or the images in order."""
+        if self.filepath:
+            return (_absolute(self.filepath),)
+        folder = _absolute(self.directory)
+        return tuple(os.path.join(folder, name) for name in self.filenames)
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a re-dubbed strip knows of its original, kept as JSON in the custom property `record_key`."""
+
+    media: Media
+    absolute: str
+    """Where the original movie or image folder was: for a .blend saved elsewhere, whose relative paths then differ."""
+    take: str
+    """Base name of the new movie or image folder: the record holds as long as the strip plays this one."""
+    head: int
+    """Source frames before the first one of the new media."""
+    rate: str
+    """The media's frame rate, such as 24000/1001, when the strip plays at that; empty: one frame a timeline frame."""
+
+
+@dataclass(frozen=True)
+class Shot:
+    """What one strip shows of its original media, and which source frames a re-dub of it makes."""
+
+    name: str
+    key: str
+    """Value of the strip's property `job_key` during the job."""
+    media: Media
+    frames: int
+    """All source frames."""
+    head: int
+    """First source frame to make."""
+    count: int
+    """Source frames to make."""
+    rate: Fraction
+    """Source frames a second, as played on this timeline."""
+    timeline_rate: Fraction
+    """Timeline frames a second."""
+    begin: Fraction
+    """Timeline frame at which the source frame `head` begins."""
+    visible: tuple[int, int]
+    """Timeline frames between the handles, the second one exclusive."""
+    adjusted: bool
+    """Played at the media's own frame rate, not one source frame a timeline frame."""
+
+
+def scene_of(context: bpy.types.Context) -> bpy.types.Scene:
+    """The scene whose strips the user sees."""
+    return getattr(context, "sequencer_scene", None) or context.scene
+
+
+def all_strips(scene: bpy.types.Scene) -> list[Any]:
+    """Every strip of a scene, also inside meta strips."""
+    editor = scene.sequence_editor
+    if editor is None:
+        return []
+    return list(editor.strips_all if hasattr(editor, "strips_all") else editor.sequences_all)
+
+
+def redubbable(strip: Any) -> bool:
+    """A movie or an image sequence."""
+    return strip.type in {"MOVIE", "IMAGE"}
+
+
+def selected(context: bpy.types.Context) -> list[Any]:
+    """The selected movie and image strips, from the left."""
+    strips = getattr(context, "selected_strips", None) or getattr(context, "selected_sequences", None)
+    if strips is None:  # a background Blender 5 has no sequencer scene
+        strips = [strip for strip in all_strips(scene_of(context)) if strip.select]
+    return sorted((s for s in strips if redubbable(s)), key=lambda s: (visible(s), s.channel))
+
+
+def active(scene: bpy.types.Scene) -> Any | None:
+    """The active strip, if it is a movie or image strip."""
+    strip = scene.sequence_editor.active_strip if scene.sequence_editor else None
+    return strip if strip and redubbable(strip) else None
+
+
+def visible(strip: Any) -> tuple[int, int]:
+    """The timeline frames between a strip's handles, the second one exclusive."""
+    return round(getattr(strip, _handles[0])), round(getattr(strip, _handles[1]))
+
+
+def muted(strip: Any, scene: bpy.types.Scene) -> bool:
+    """Muted itself, by its channel, or by a meta strip around it."""
+    while strip:
+        parent = strip.parent_meta()
+        if strip.mute or (parent or scene.sequence_editor).channels[strip.channel].mute:
+            return True
+        strip = parent
+    return False
+
+
+def locked(strip: Any) -> bool:
+    """Locked itself or by its channel."""
+    owner = strip.parent_meta() or strip.id_data.sequence_editor
+    return strip.lock or owner.channels[strip.channel].lock
+
+
+def original_name(strip: Any) -> str:
+    """File or folder name of the media a re-dubbed strip had before; empty if it is not re-dubbed."""
+    record = record_of(strip)
+    return _base(record.media.filepath or record.media.directory) if record else ""
+
+
+def collection_name(scene: bpy.types.Scene) -> str:
+    """What the editor's property with every strip is called."""
+    return "strips_all" if hasattr(scene.sequence_editor, "strips_all") else "sequences_all"
+
+
+def leave_only(scene: bpy.types.Scene, names: set[str]) -> None:
+    """Mutes every strip of the (copied) scene but the named ones, which are heard even if they were muted."""
+    owners = [scene.sequence_editor]
+    for strip in all_strips(scene):
+        strip.mute = strip.type != "META" and strip.name not in names
+        if strip.type == "META":
+            owners.append(strip)
+    for owner in owners:
+        for channel in owner.channels:
+            channel.mute = False
+
+
+def remove_scene(scene: bpy.types.Scene) -> None:
+    """Removes a temporary scene; scenes.remove would crash Blender 4.3 in a `--command`, which has no window."""
+    bpy.data.batch_remove([scene])
+
+
+def timeline_rate(scene: bpy.types.Scene) -> Fraction:
+    """Timeline frames a second."""
+    return exact_rate(scene.render.fps / scene.render.fps_base)
+
+
+def exact_rate(rate: float) -> Fraction:
+    """The frame rate that Blender has made a float: a whole number, n × 1000 / 1001, or the nearest simple one."""
+    for unit in (Fraction(1), Fraction(1000, 1001)):
+        if abs(round(rate / unit) * unit - rate) < 1e-4:
+            return round(rate / unit) * unit
+    return Fraction(rate).limit_denominator(1000)
+
+
+def read(strip: Any, scene: bpy.types.Scene, key: str) -> Shot:
+    """What the strip shows, of its original media if it has been re-dubbed before.
+
+    Raises:
+        MediaError: the media is missing or unreadable.
+        LipSyncError: the strip is locked, or its time runs in a way that no speech can follow.
+    """
+    _refuse_unsuitable(strip, scene)
+    record = record_of(strip)
+    media = _original(record) if record else media_of(strip)
+    if not _plausible(media, strip.type):
+        raise errors.MediaError(
+            f"The strip “{strip.name}” names its media in an unusual way.",
+            "Give the files the usual ending of their kind.",
+        )
+    frames, media_rate = _measure(media, strip.name)
+    per_second = timeline_rate(scene)
+    skipped, skipped_end = int(getattr(strip, _skipped)), int(getattr(strip, _skipped_end))
+    first_visible, end_visible = visible(strip)
+
+    if record:
+        adjusted = bool(record.rate)
+    else:  # nothing in Blender's API tells; the length does, unless it makes no difference
+        length = end_visible - first_visible + getattr(strip, _left) + getattr(strip, _right)
+        shown = frames - skipped - skipped_end
+        adjusted = bool(media.filepath) and abs(length - shown) > abs(length - shown * per_second / media_rate)
+    speed = media_rate / per_second if adjusted else Fraction(1)
+    start = Fraction(getattr(strip, _start)).limit_denominator(10000)
+    if record:
+        start -= record.head / speed
+
+    def source_frame(timeline_frame: int) -> Fraction:
+        return (timeline_frame - start) * speed + skipped
+
+    first = min(max(floor(source_frame(first_visible)), 0), frames - 1)
+    last = min(max(ceil(source_frame(end_visible - 1)), first), frames - 1)
+    rate = speed * per_second
+    head, count = 0, frames
+    if frames - (last - first + 1) > rate and not (skipped or skipped_end):
+        # More than a second is unused: leave it out. The new start must lie on a whole timeline frame, and where two
+        # source frames are equally near Blender's rounding must not see another sum.
+        if speed.denominator % 2:
+            head = first // speed.numerator * speed.numerator
+        count = last - head + 1
+    return Shot(
+        name=strip.name,
+        key=key,
+        media=media,
+        frames=frames,
+        head=head,
+        count=count,
+        rate=rate,
+        timeline_rate=per_second,
+        begin=start + (head - skipped) / speed,
+        visible=(first_visible, end_visible),
+        adjusted=adjusted,
+    )
+
+
+def swap(strip: Any, shot: Shot, output: str, images: tuple[str, ...] = ()) -> None:
+    """Gives the strip the re-dubbed media of `shot`; what it shows when, and all else about it, stays.
+
+    Args:
+        output: absolute path of the new movie, or of the folder of the new `images`.
+
+    Raises:
+        MediaError: Blender cannot read the new media; the strip is as before.
+    """
+    revert(strip)
+    named = shot.media.filepath or shot.media.directory
+    take = _like(named, output)
+    new = Media(directory=take, filenames=images) if images else Media(filepath=take)
+    _set_media(strip, new, shot.head, shot.frames - shot.head - shot.count, shot.head * shot.timeline_rate / shot.rate)
+    strip[record_key] = json.dumps(
+        asdict(
+            Record(
+                media=shot.media,
+                absolute=_absolute(named),
+                take=os.path.basename(output),
+                head=shot.head,
+                rate=str(shot.rate) if shot.adjusted else "",
+            )
+        )
+    )
+    if not (images or strip.fps):
+        revert(strip)
+        raise errors.MediaError(f"Blender cannot read the new media {output}.")
+
+
+def revert(strip: Any) -> bool:
+    """Gives a re-dubbed strip its original media back; False if it has not been re-dubbed.
+
+    The strip keeps its place and handles, also where the user has changed them since.
+    """
+    record = record_of(strip)
+    if record is None:
+        return False
+    media = _original(record)
+    now = len(strip.elements) if media.filenames else 0
+    shift = record.head / (Fraction(record.rate) / timeline_rate(strip.id_data) if record.rate else Fraction(1))
+    _set_media(strip, media, -record.head, now + record.head - len(media.filenames), -shift)
+    del strip[record_key]
+    return True
+
+
+def find(scene: bpy.types.Scene, shot: Shot) -> list[Any]:
+    """The strip of the shot, and its parts if the user has split it since; empty if it is gone.
+
+    An undo past the start of the job takes the mark off the strip; then the name and the media tell.
+    """
+    marked = [s for s in all_strips(scene) if redubbable(s) and s.get(job_key) == shot.key]
+    return marked or [
+        s
+        for s in all_strips(scene)
+        if redubbable(s) and s.name == shot.name and shot.media in (media_of(s), getattr(record_of(s), "media", None))
+    ]
+
+
+def record_of(strip: Any) -> Record | None:
+    """How the strip was re-dubbed; None if it was not, or if it plays something else by now.
+
+    The property may come from anyone's .blend, so what does not look exactly like ours is not used.
+    """
+    text = strip.get(record_key)
+    if not isinstance(text, str) or len(text) > 10_000_000:
+        return None
+    try:
+        data = json.loads(text)
+        media = data.pop("media")
+        media["filenames"] = tuple(media["filenames"])
+        record = Record(Media(**media), **data)
+        Fraction(record.rate or 1)
+    except (ValueError, TypeError, KeyError, AttributeError, ZeroDivisionError):
+        return None
+    current = media_of(strip)
+    playing = current.filepath or current.directory
+    valid = (
+        _plausible(record.media, strip.type)
+        and _is_text(record.absolute, record.take, record.rate)
+        and type(record.head) is int
+        and record.head >= 0
+        and Fraction(record.rate or 1) > 0
+        and not (record.rate and record.media.filenames)
+        and record.take == _base(playing)
+    )
+    return record if valid else None
+
+
+def media_of(strip: Any) -> Media:
+    """The files the strip plays now."""
+    if strip.type == "MOVIE":
+        return Media(filepath=strip.filepath, stream=strip.stream_index)
+    return Media(directory=strip.directory, filenames=tuple(e.filename for e in strip.elements))
+
+
+def _is_text(*values: Any) -> bool:
+    return all(isinstance(v, str) and len(v) < 1024 and min(v, default=" ") >= " " for v in values)
+
+
+def _plausible(media: Media, strip_type: str) -> bool:
+    """Plain names of picture files of the strip's own kind."""
+    if not _is_text(media.filepath, media.directory, *media.filenames) or type(media.stream) is not int:
+        return False
+    if strip_type == "MOVIE":
+        known = os.path.splitext(media.filepath)[1].lower() in bpy.path.extensions_movie
+        return known and not (media.directory or media.filenames) and 0 <= media.stream < 100
+    return bool(media.directory and media.filenames) and all(
+        name == _base(name) and os.path.splitext(name)[1].lower() in bpy.path.extensions_image
+        for name in media.filenames
+    )
+
+
+def _original(record: Record) -> Media:
+    """The original media; by its absolute path where the relative one leads nowhere and the absolute one does."""
+    media = record.media
+    named = media.filepath or media.directory
+    if os.path.exists(_absolute(named)) or not os.path.exists(record.absolute):
+        return media
+    if media.filepath:
+        known = os.path.splitext(record.absolute)[1].lower() in bpy.path.extensions_movie
+        return Media(filepath=record.absolute, stream=media.stream) if known else media
+    return Media(directory=record.absolute, filenames=media.filenames)
+
+
+def _base(path: str) -> str:
+    """The last part of a path of any system (ntpath would take Blender's // for a network drive)."""
+    return path.replace("\\", "/").rstrip("/").rpartition("/")[2]
+
+
+def _absolute(path: str) -> str:
+    return os.path.abspath(bpy.path.abspath(path))
+
+
+def _like(named: str, path: str) -> str:
+    """`path` relative to the .blend if `named` is and that is possible."""
+    if named.startswith("//") and bpy.data.filepath:
+        try:
+            return bpy.path.relpath(path)
+        except ValueError:  # another drive
+            pass
+    return path
+
+
+def _refuse_unsuitable(strip: Any, scene: bpy.types.Scene) -> None:
+    name = f"The strip “{strip.name}”"
+    if locked(strip):
+        raise errors.LipSyncError(f"{name} is locked.", "Unlock the strip and its channel.")
+    if len(getattr(strip, "retiming_keys", ())):
+        raise errors.LipSyncError(
+            f"{name} is retimed, so its speech has no even pace.", "Reset its retiming, or render it to a movie first."
+        )
+    if strip.type == "MOVIE" and strip.stream_index:
+        raise errors.LipSyncError(
+            f"{name} plays a further video stream of its file.", "Copy that stream to a file of its own first."
+        )
+    if strip.use_reverse_frames:
+        raise errors.LipSyncError(f"{name} plays backwards.", "Turn Reverse Frames off, or render it to a movie first.")
+    for effect in all_strips(scene):
+        if effect.type == "SPEED" and effect.input_1 == strip:
+            raise errors.LipSyncError(
+                f"{name} is under the speed effect “{effect.name}”.", "Remove it, or render it to a movie first."
+            )
+    if strip.type == "IMAGE" and len(strip.elements) == 1 and record_of(strip) is None:
+        raise errors.LipSyncError(
+            f"{name} is a single still image.", "Use a movie or an image sequence, with one image for each frame."
+        )
+
+
+def _measure(media: Media, name: str) -> tuple[int, Fraction]:
+    """Source frames and frames a second (1 for images, which have no rate of their own).
+
+    Since 4.5 a strip tells its length in timeline frames only, so a movie is put into a scene of its own and asked.
+    """
+    missing = next((path for path in media.paths() if not os.path.isfile(path)), None)
+    if missing is not None:
+        raise errors.MediaError(
+            f"The media of the strip “{name}” is missing: {missing}.", "Put the file back, or choose another one."
+        )
+    if not media.filepath:
+        return len(media.filenames), Fraction(1)
+    scene = bpy.data.scenes.new("lipsync")
+    try:
+        editor = scene.sequence_editor_create()
+        strips = editor.strips if hasattr(editor, "strips") else editor.sequences
+        probe = strips.new_movie(name="probe", filepath=media.paths()[0], channel=1, frame_start=1)
+        frames, rate = int(probe.frame_duration), probe.fps
+    finally:
+        remove_scene(scene)
+    if not rate:
+        raise errors.MediaError(f"The media of the strip “{name}” is no movie: {media.paths()[0]}.")
+    return frames, exact_rate(rate)
+
+
+def _set_media(strip: Any, media: Media, head: int, tail: int, shift: Fraction) -> None:
+    """Makes the strip play `media`, which lacks `head` source frames at the front and `tail` at the end.
+
+    Negative numbers: it has so many more. `shift` is the head in timeline frames.
+    """
+    handles = visible(strip)
+    left, right, start = (getattr(strip, name) for name in (_left, _right, _start))
+    if media.filepath:
+        strip.stream_index = media.stream  # before the path: a stream that the file lacks shows magenta
+        strip.filepath = media.filepath  # Blender reloads at once and keeps the right handle
+    else:
+        strip.directory = media.directory
+        while len(strip.elements) > len(media.filenames):
+            strip.elements.pop(index=-1)
+        for index, filename in enumerate(media.filenames):
+            if index < len(strip.elements):
+                strip.elements[index].filename = filename
+            else:
+                strip.elements.append(filename)
+    if head or (tail and not media.filepath):
+        # Offsets before the start: the other order moves the effects that depend on the strip.
+        setattr(strip, _left, left - float(shift))
+        if not media.filepath:
+            setattr(strip, _right, right - tail)
+        setattr(strip, _start, start + float(shift))
+    for name, value in zip(_handles, handles, strict=True):
+        if round(getattr(strip, name)) != value:
+            setattr(strip, name, value)

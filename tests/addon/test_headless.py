@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A farm's way: no window, a .blend in, a .blend out, an exit status."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import footage
+import pytest
+
+pytestmark = pytest.mark.blender
+
+
+@pytest.fixture
+def film(addon, tmp_path, monkeypatch):
+    """A saved .blend with two shots, and one that is muted, over one speech."""
+    import bpy
+
+    (tmp_path / "echo").mkdir()
+    monkeypatch.setenv("ECHO_FOLDER", str(tmp_path / "echo"))
+    monkeypatch.setenv("ECHO_HELPERS", str(Path(__file__).parent))
+    scene = bpy.context.scene
+    scene.render.fps = 25
+    scene.render.resolution_x, scene.render.resolution_y = footage.width, footage.height
+    editor = scene.sequence_editor_create()
+    strips = editor.strips if hasattr(editor, "strips") else editor.sequences
+    clip = footage.movie(tmp_path / "clip.mp4", 30)
+    for name, start in (("one", 1), ("two", 41), ("b-roll", 81)):
+        strips.new_movie(name=name, filepath=str(clip), channel=1, frame_start=start).mute = name == "b-roll"
+    try:
+        strips.new_sound(name="speech", filepath=str(footage.sound(tmp_path / "s.wav", 6)), channel=2, frame_start=1)
+    except RuntimeError as e:
+        pytest.skip(f"this bpy has no sound: {str(e).strip()}")
+    blend = tmp_path / "film.blend"
+    bpy.ops.wm.save_as_mainfile(filepath=str(blend))
+    return blend
+
+
+def media(addon) -> dict[str, str]:
+    """What each movie strip of the open .blend plays."""
+    import bpy
+
+    found = addon.strips.all_strips(bpy.context.scene)
+    return {s.name: Path(s.filepath).name for s in found if s.type == "MOVIE"}
+
+
+def test_a_saved_film_is_dubbed_and_saved(addon, film, tmp_path):
+    import bpy
+
+    bpy.ops.wm.read_homefile(use_empty=True)
+    assert addon.headless.redub_file(film) == 0
+    bpy.ops.wm.read_homefile(use_empty=True)
+    bpy.ops.wm.open_mainfile(filepath=str(film))
+    assert media(addon) == {"one": "clip_lipsync_001.mov", "two": "clip_lipsync_002.mov", "b-roll": "clip.mp4"}
+    assert footage.shown(bpy.context.scene, 41, 70, tmp_path / "two") == [n | footage.dubbed for n in range(30)]
+
+
+def test_named_strips_go_to_another_file_and_come_back(addon, film, tmp_path):
+    import bpy
+
+    before = film.read_bytes()
+    other = tmp_path / "other.blend"
+    assert addon.headless.main(["--strip", "two", "--speech", "speech", "-o", str(other)]) == 0
+    assert film.read_bytes() == before
+    bpy.ops.wm.open_mainfile(filepath=str(other))
+    assert media(addon) == {"one": "clip.mp4", "two": "clip_lipsync_001.mov", "b-roll": "clip.mp4"}
+    assert addon.headless.main(["--revert"]) == 0
+    bpy.ops.wm.open_mainfile(filepath=str(other))
+    assert set(media(addon).values()) == {"clip.mp4"}
+
+
+def test_a_failed_strip_shows_in_the_exit_status_and_leaves_the_film(addon, film, tmp_path, capfd):
+    before = film.read_bytes()
+    (tmp_path / "echo" / "behave").write_text("die")
+    assert addon.headless.redub_file(film) == 1
+    assert film.read_bytes() == before
+    said = capfd.readouterr().err
+    assert said.count("ended unexpectedly") == 2 and "Traceback" not in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--strip", "three"], "has no movie or image-sequence strip “three”"),
+        (["--scene", "Act 2"], "There is no scene “Act 2”"),
+        (["--nonsense"], "unrecognized arguments"),
+    ],
+)
+def test_a_mistake_in_the_request_is_status_2_and_one_sentence(addon, film, capfd, arguments, words):
+    before = film.read_bytes()
+    assert addon.headless.main(arguments) == 2
+    said = capfd.readouterr().err
+    assert words in said and "Traceback" not in said
+    assert film.read_bytes() == before
+
+
+def test_a_file_that_is_no_film_is_status_2(addon, tmp_path, capfd):
+    text = tmp_path / "text.blend"
+    text.write_text("no film")
+    for path in (text, tmp_path / "gone.blend"):
+        assert addon.headless.redub_file(path) == 2
+        assert "cannot be opened" in capfd.readouterr().err
+
+
+def test_everything_of_the_addon_can_be_switched_off_and_on_again(addon, film):
+    """A leftover menu entry or class makes Blender complain at the next start."""
+    import addon_utils  # pyright: ignore[reportMissingImports]
+    import bpy
+
+    addon_utils.disable(addon.root)
+    assert not hasattr(bpy.types.Scene, "lipsync") and not hasattr(bpy.types, "LIPSYNC_PT_sequencer")
+    addon_utils.enable(addon.root)
+    assert "lipsync" in bpy.context.scene.bl_rna.properties
+    assert hasattr(bpy.types, "LIPSYNC_OT_redub")

@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The whole path with nothing replaced: Blender's strip and mixdown, the real worker, a face, a net, the new media."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import footage
+import pytest
+
+pytestmark = pytest.mark.blender
+
+repository = Path(__file__).parent.parent.parent
+make_clip = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+import portrait
+portrait.write_clip(Path(sys.argv[2]), 25)
+"""
+make_net = """
+import sys
+from pathlib import Path
+import torch
+from core.nets.checkpoint import save_generator
+from core.nets.generator import Generator, GeneratorConfig
+torch.manual_seed(1)
+save_generator(Path(sys.argv[1]), Generator(GeneratorConfig(width=0.125, align_blocks=1)), {})
+"""
+
+
+def in_runtime(code: str, *arguments: Path) -> None:
+    """Runs code where torch and the examples' packages are, which bpy's Python need not have."""
+    python = os.environ["LIPSYNC_TEST_PYTHON"]
+    subprocess.run([python, "-c", code, *map(str, arguments)], cwd=repository, check=True)
+
+
+@pytest.fixture
+def shot(real_addon, tmp_path):
+    """A second of the public-domain portrait in motion on the timeline, over a spoken sentence."""
+    import bpy
+
+    in_runtime(make_clip, repository / "examples", tmp_path / "clip.mp4")
+    scene = bpy.context.scene
+    scene.render.fps = 25
+    editor = scene.sequence_editor_create()
+    strips = editor.strips if hasattr(editor, "strips") else editor.sequences
+    strip = strips.new_movie(name="shot", filepath=str(tmp_path / "clip.mp4"), channel=1, frame_start=1)
+    try:
+        speech = strips.new_sound(
+            name="speech", filepath=str(repository / "examples" / "speech.flac"), channel=2, frame_start=1
+        )
+    except RuntimeError as e:
+        pytest.skip(f"this bpy has no sound: {str(e).strip()}")
+    strip.select, speech.select = True, False
+    return strip
+
+
+def check_new_media(strip, tmp_path) -> None:
+    """As many frames as before; the mouth's pixels are others, far from the face they are the same."""
+    import av
+    import numpy as np
+
+    def pictures(path):
+        with av.open(str(path)) as container:
+            return [frame.to_ndarray(format="rgb24").astype(int) for frame in container.decode(video=0)]
+
+    old, new = pictures(tmp_path / "clip.mp4"), pictures(strip.filepath)
+    assert len(old) == len(new) == 25
+    assert max(np.abs(a - b).max() for a, b in zip(old, new, strict=True)) > 20
+    corner = max(np.abs(a[:100] - b[:100]).mean() for a, b in zip(old, new, strict=True))
+    assert corner < 0.5
+
+
+def test_a_shot_is_dubbed_by_the_real_worker_with_a_net_of_ones_own(real_addon, shot, tmp_path):
+    import bpy
+
+    in_runtime(make_net, tmp_path / "net.safetensors")
+    preferences = bpy.context.preferences.addons[real_addon.root].preferences
+    preferences.model, preferences.device = str(tmp_path / "net.safetensors"), "cpu"
+    assert bpy.ops.lipsync.redub() == {"FINISHED"}
+    check_new_media(shot, tmp_path)
+    assert bpy.ops.lipsync.revert() == {"FINISHED"}
+    assert shot.filepath == str(tmp_path / "clip.mp4")
+
+
+@pytest.mark.skipif(not [*(repository / "core" / "weights").glob("*.safetensors")], reason="no bundled net yet")
+def test_a_shot_is_dubbed_with_the_bundled_net(real_addon, shot, tmp_path):
+    import bpy
+
+    bpy.context.preferences.addons[real_addon.root].preferences.device = "cpu"
+    assert bpy.ops.lipsync.redub() == {"FINISHED"}
+    check_new_media(shot, tmp_path)
+
+
+def test_a_shot_without_a_face_is_one_sentence_and_stays(real_addon, shot, tmp_path):
+    import bpy
+
+    in_runtime(make_net, tmp_path / "net.safetensors")
+    preferences = bpy.context.preferences.addons[real_addon.root].preferences
+    preferences.model, preferences.device = str(tmp_path / "net.safetensors"), "cpu"
+    shot.filepath = str(footage.movie(tmp_path / "bars.mp4", 25))
+    with pytest.raises(RuntimeError, match="There is no face in") as caught:
+        bpy.ops.lipsync.redub()
+    assert "Traceback" not in str(caught.value)
+    assert shot.filepath == str(tmp_path / "bars.mp4") and not (tmp_path / "lipsync").exists()

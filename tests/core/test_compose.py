@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What an editor would see at the border of the new lips: a box, a seam, a colour step, a swimming mask."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.ndimage import center_of_mass
+
+from core import compose
+from core.faces import Track
+
+shape = (240, 320, 3)
+angles = np.linspace(0, 2 * np.pi, 22, endpoint=False)
+face = np.column_stack([0.5 + 0.36 * np.cos(angles), 0.62 + 0.25 * np.sin(angles)]).astype(np.float32)
+lips = np.column_stack([0.5 + 0.1 * np.cos(angles), 0.68 + 0.06 * np.sin(angles)]).astype(np.float32)
+
+
+def placed(x: float, y: float, side: float, degrees: float = 0.0) -> np.ndarray:
+    """The affine of a square crop of `side` frame pixels around (x, y), turned."""
+    turn = np.radians(degrees)
+    linear = np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]]) / side
+    return np.column_stack([linear, 0.5 - linear @ (x, y)])
+
+
+def full_mask(to_crop: np.ndarray) -> np.ndarray:
+    return compose.mask(face, to_crop, 0, 0, shape[1], shape[0])
+
+
+def crop_coordinates(to_crop: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    across, down = np.meshgrid(np.arange(shape[1]) + 0.5, np.arange(shape[0]) + 0.5)
+    u, v = np.einsum("ij,jhw->ihw", to_crop[:, :2], np.stack([across, down])) + to_crop[:, 2, None, None]
+    return u, v
+
+
+@pytest.mark.parametrize("degrees", [0, 17, -35])
+def test_nothing_changes_above_the_nose_outside_the_jaw_or_outside_the_crop(degrees: float) -> None:
+    to_crop = placed(160.3, 110.7, 120, degrees)
+    u, v = crop_coordinates(to_crop)
+    outside_ellipse = ((u - 0.5) / 0.36) ** 2 + ((v - 0.62) / 0.25) ** 2 > 1.03
+    alpha = full_mask(to_crop)
+    assert not alpha[v < compose.generated_top].any()
+    assert not alpha[outside_ellipse].any()
+    wide = compose.mask(face * 3 - 1, to_crop, 0, 0, shape[1], shape[0])
+    assert wide.max() == 1
+    assert not wide[(u < 0) | (u > 1) | (v > 1)].any()
+
+
+def test_the_mouth_gets_all_of_the_new_picture() -> None:
+    to_crop = placed(160, 120, 120, 10)
+    u, v = crop_coordinates(to_crop)
+    at_mouth = ((u - 0.5) / 0.14) ** 2 + ((v - 0.68) / 0.09) ** 2 < 1
+    assert full_mask(to_crop)[at_mouth].min() > 0.99
+
+
+def test_a_jaw_that_folds_back_over_the_mouth_hides_no_part_of_the_mask() -> None:
+    """In profile the far side of the jaw lies behind the lips: a mask with a hole would leave the old mouth."""
+    to_crop = placed(160, 120, 120)
+    folded = face[np.random.default_rng(1).permutation(len(face))]
+    assert (compose.mask(folded, to_crop, 0, 0, shape[1], shape[0]) == full_mask(to_crop)).all()
+
+
+@pytest.mark.parametrize("side", [60, 120, 220])
+def test_the_border_is_soft_in_proportion_to_the_face(side: float) -> None:
+    """A hard border is a visible cut-out; one of fixed width is hard on a close-up and eats a small face's lips."""
+    alpha = full_mask(placed(160, 120, side))
+    down, across = np.gradient(alpha)
+    steepest = np.hypot(down, across).max()
+    assert 0.5 < steepest * side * 2 * compose.feather < 2.5
+
+
+def test_the_mask_moves_with_the_face_by_parts_of_a_pixel() -> None:
+    """A mask on whole pixels would swim on a slow move."""
+    still = np.array(center_of_mass(full_mask(placed(160, 120, 90))))
+    for step in (0.25, 0.5, 0.75):
+        moved = np.array(center_of_mass(full_mask(placed(160 + step, 120 - step, 90))))
+        assert moved - still == pytest.approx((-step, step), abs=0.03)
+
+
+def test_a_patch_is_no_larger_than_its_mask_and_is_cut_at_the_frame() -> None:
+    crop = np.full((96, 96, 3), 200, np.uint8)
+    patch = compose.patch(crop, face, placed(160, 120, 100), shape)
+    assert patch is not None
+    assert patch.rgb.shape[:2] == patch.alpha.shape
+    for edge in (patch.alpha[0], patch.alpha[-1], patch.alpha[:, 0], patch.alpha[:, -1]):
+        assert edge.any()
+    cut = compose.patch(crop, face, placed(5, 215, 100), shape)
+    assert cut is not None
+    assert cut.x == 0
+    assert cut.y + cut.alpha.shape[0] == shape[0]
+    assert compose.patch(crop, face, placed(-300, 120, 100), shape) is None
+    assert compose.patch(crop, face, placed(160, 120, 100), shape, strength=0) is None
+
+
+def test_half_strength_is_half_the_mask() -> None:
+    crop = np.full((96, 96, 3), 200, np.uint8)
+    whole, half = (compose.patch(crop, face, placed(160, 120, 100), shape, s) for s in (1.0, 0.5))
+    assert whole is not None
+    assert half is not None
+    assert half.alpha == pytest.approx(whole.alpha / 2)
+
+
+def portrait() -> np.ndarray:
+    """A skin-coloured crop with some modelling, (96, 96, 3) uint8."""
+    rows, columns = np.mgrid[:96, :96] / 96
+    light = 0.8 + 0.3 * np.sin(3 * columns) * np.cos(2 * rows)
+    return np.clip(light[..., None] * (190, 140, 115), 0, 255).astype(np.uint8)
+
+
+def test_a_pale_dim_mouth_gets_the_light_and_tint_of_its_face() -> None:
+    source = portrait()
+    skin = compose.skin(face, lips, 96)
+    generated = np.clip(source.astype(float) * 0.9 + (2, 6, 9), 0, 255).astype(np.uint8)
+    before = np.abs(generated.astype(float) - source)[skin].mean()
+    after = np.abs(compose.ColourMatch().match(generated, source, skin) - source)[skin].mean()
+    assert before > 7
+    assert after < 1
+
+
+def test_what_the_mouth_does_has_no_say_in_the_colour_of_the_skin() -> None:
+    """Else the cheeks would darken whenever the mouth opens."""
+    source = portrait()
+    skin = compose.skin(face, lips, 96)
+    opened = source.copy()
+    opened[60:72, 40:57] = (40, 5, 10)
+    assert not skin[60:72, 40:57].any()
+    assert np.abs(compose.ColourMatch().match(opened, source, skin) - opened).max() < 0.01
+
+
+def test_a_ruined_crop_is_not_pulled_beyond_the_limits() -> None:
+    source, skin = portrait(), compose.skin(face, lips, 96)
+    black = np.zeros_like(source)
+    luma = (compose.ColourMatch().match(black, source, skin) @ compose.to_ycc[0])[skin]
+    assert luma.max() <= 60
+
+
+def test_the_colour_correction_does_not_flicker_with_the_net() -> None:
+    source, skin = portrait(), compose.skin(face, lips, 96)
+    match = compose.ColourMatch()
+    shifts = []
+    for i in range(20):
+        generated = np.clip(source.astype(int) + (6 if i % 2 else -6), 0, 255).astype(np.uint8)
+        shifts.append(float((match.match(generated, source, skin) - generated).mean()))
+    assert np.abs(np.diff(shifts[10:])).max() < 4  # a correction frame by frame would jump by 12
+    match.restart()
+    assert np.abs(match.match(source, source, skin) - source).max() < 0.01, "the last shot's light leaks into the next"
+
+
+def track(jitter: float, lost: int | None = None) -> Track:
+    """A still face of 40 frames with trembling landmarks; a cut to another place after 20."""
+    random = np.random.default_rng(3)
+    to_crop = np.stack([placed(100, 100, 100) if i < 20 else placed(200, 120, 140) for i in range(40)])
+    inside = random.uniform(0.1, 0.9, (478, 2))
+    linear = np.linalg.inv(to_crop[:, :, :2])
+    points = np.einsum("nij,nkj->nki", linear, inside - to_crop[:, None, :, 2])
+    points += random.normal(0, jitter, points.shape)
+    if lost is not None:
+        points[lost] = to_crop[lost] = np.nan
+    shot = np.repeat([0, 1], 20).astype(np.int32)
+    return Track(np.arange(40) != lost, shot, to_crop, points.astype(np.float32))
+
+
+def test_the_masks_border_does_not_tremble_with_the_landmarks() -> None:
+    trembling = compose.outline(track(1.0)).face * 100
+    steps = np.abs(np.diff(trembling[:20], axis=0)).mean()
+    raw_steps = 2 / np.sqrt(np.pi)  # mean of |a - b| for a and b of standard deviation 1
+    assert steps < raw_steps / 3
+
+
+def test_a_cut_does_not_drag_the_mask_along() -> None:
+    calm = compose.outline(track(0.0))
+    assert np.abs(calm.face - calm.face[0]).max() < 1e-4
+
+
+def test_a_lost_face_does_not_spoil_the_frames_around_it() -> None:
+    outline = compose.outline(track(0.0, lost=7))
+    assert np.isnan(outline.face[7]).all()
+    assert np.isfinite(np.delete(outline.face, 7, axis=0)).all()

@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""`lipsync-train evaluate lips`: do the lips follow the speech? Measured on the rendered footage, landmark by landmark.
+
+A clip's pictures from two seconds on are re-dubbed with its sound from the beginning. The true lips for that sound are
+known: they are those of the pictures two seconds earlier. Untouched footage scores about 0, the truth 1.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import asdict, dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import cv2
+import numpy as np
+import soundfile
+
+from core import audio, media, redub
+from core.errors import JobError, MediaError
+from core.faces import Track, Tracker, crop, lip_opening
+from core.faces.mesh import lips
+from core.job import RedubJob
+
+shift_seconds = 2
+most_lag = 8
+"""Frames to either side among which the best lag is sought."""
+
+
+@dataclass(frozen=True)
+class LipScore:
+    """The lip measure of one clip. Openings are inner-lip distances over face height."""
+
+    clip: str
+    frames: int
+    """Frames in which every version shows a face."""
+    r: float
+    """Pearson correlation of the output's opening with the true footage's; -1…1."""
+    lag: int
+    """Frames by which the output follows the truth where their correlation is best, -8…8; 0 is in sync."""
+    r_untouched: float
+    """The same correlation for the footage before the re-dub: what chance gives."""
+    r_replaced: float
+    """Correlation of the output with the lips it replaced: how much of them leaks."""
+    sharpness: float
+    """Median over the frames of the mouth's Laplacian variance, output over footage."""
+    jitter: float
+    """Lip landmarks' mean second difference in time, output over footage."""
+    opening_range: float
+    """10 to 90 % range of the opening, output over truth."""
+
+
+def lip_score(clip: Path, model: str = "", device: str = "auto", keep: Path | None = None) -> LipScore:
+    """Re-dubs one clip against its own sound shifted by two seconds and measures the lips.
+
+    Args:
+        clip: a video with its own sound, longer than four seconds.
+        model, device: as in RedubJob.
+        keep: where to leave the re-dubbed video (.mkv); None: nowhere.
+
+    Raises:
+        LipSyncError: the clip cannot be re-dubbed, or is too short.
+    """
+    info = media.probe(str(clip))
+    shift = round(shift_seconds * info.rate)
+    count = info.frames - shift
+    if count < shift:
+        raise JobError(f"{clip} is shorter than {2 * shift_seconds} seconds.")
+    with tempfile.TemporaryDirectory() as folder:
+        speech, output = Path(folder) / "speech.wav", keep or Path(folder) / "output.mkv"
+        wave = audio.load(str(clip), info.start)[: round(count / info.rate * audio.sample_rate)]
+        soundfile.write(speech, wave, audio.sample_rate)
+        job = RedubJob(
+            speech=str(speech),
+            output=str(output),
+            video=str(clip),
+            start_frame=shift,
+            frame_count=count,
+            sound="speech" if keep else "none",
+            model=model,
+            device=device,
+            quality="lossless",
+        )
+        redub.run(job)
+        source, source_mouth = _look(media.read(info), info.rate)
+        drawn, drawn_mouth = _look(media.read(media.probe(str(output))), info.rate)
+    true, replaced = lip_opening(source.points[:count]), lip_opening(source.points[shift:])
+    opening = lip_opening(drawn.points[:count])
+    seen = np.isfinite(opening) & np.isfinite(true) & np.isfinite(replaced)
+    if seen.sum() < 2 * most_lag + 3:
+        raise MediaError(f"The face is seen in only {seen.sum()} frames of {clip}.")
+    by_lag = {lag: _lagged(opening, true, seen, lag) for lag in range(-most_lag, most_lag + 1)}
+    return LipScore(
+        clip=clip.name,
+        frames=int(seen.sum()),
+        r=by_lag[0],
+        lag=max(by_lag, key=lambda lag: by_lag[lag]),
+        r_untouched=_correlation(replaced[seen], true[seen]),
+        r_replaced=_correlation(opening[seen], replaced[seen]),
+        sharpness=float(np.median(drawn_mouth[:count][seen]) / np.median(source_mouth[shift:][seen])),
+        jitter=_jitter(drawn, slice(0, count)) / _jitter(source, slice(shift, None)),
+        opening_range=_range(opening[seen]) / _range(true[seen]),
+    )
+
+
+def lip_table(scores: list[LipScore]) -> str:
+    """The scores and their mean as a Markdown table."""
+    fields = list(asdict(scores[0]))
+    rows = [[_cell(value) for value in asdict(score).values()] for score in scores]
+    means = [np.mean([getattr(score, field) for score in scores]) for field in fields[1:]]
+    rows.append(["**mean**", *(_cell(float(value)) for value in means)])
+    lines = [fields, ["---"] * len(fields), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _cell(value: object) -> str:
+    return f"{value:.3f}" if isinstance(value, float) else str(value)
+
+
+def _look(pictures: object, rate: Fraction) -> tuple[Track, np.ndarray]:
+    """The face through a clip, and its mouth's sharpness in each frame (nan without a face).
+
+    Sharpness is the Laplacian's variance over the lips' box, in a crop of 128 pixels, wherever the face is in the frame.
+    """
+    mouths: list[np.ndarray | None] = []
+    with Tracker(float(rate)) as tracker:
+        for picture in pictures:  # pyright: ignore[reportGeneralTypeIssues]
+            rgb = picture.rgb()
+            points = tracker.add(rgb)
+            mouths.append(None if points is None else _mouth(rgb, points))
+        track = tracker.finish()
+    sharpness = [np.nan if m is None else cv2.Laplacian(m, cv2.CV_32F).var() for m in mouths]
+    return track, np.array(sharpness)
+
+
+def _mouth(rgb: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """The lips' surroundings, (48, 96) float32 luma."""
+    box = points[list(lips)]
+    middle, width = (box.min(0) + box.max(0)) / 2, 1.3 * np.ptp(box[:, 0])
+    to_crop = np.array([[1, 0, 0.5 * width - middle[0]], [0, 1, 0.5 * width - middle[1]]]) / width
+    square = crop(rgb, to_crop, 96)
+    return cv2.cvtColor(square, cv2.COLOR_RGB2GRAY)[24:72].astype(np.float32)
+
+
+def _lagged(later: np.ndarray, earlier: np.ndarray, seen: np.ndarray, lag: int) -> float:
+    """Correlation of later[i + lag] with earlier[i], over the frames that every lag has."""
+    frames = np.arange(most_lag, len(seen) - most_lag) if lag else np.arange(len(seen))
+    frames = frames[seen[frames] & seen[frames + lag]]
+    return _correlation(later[frames + lag], earlier[frames])
+
+
+def _correlation(a: np.ndarray, b: np.ndarray) -> float:
+    return float(np.corrcoef(a, b)[0, 1]) if min(a.std(), b.std()) > 1e-9 else 0.0
+
+
+def _range(opening: np.ndarray) -> float:
+    low, high = np.quantile(opening, (0.1, 0.9))
+    return float(high - low)
+
+
+def _jitter(track: Track, frames: slice) -> float:
+    """Mean second difference of the lips' landmarks, in face units (the eyes' distance)."""
+    points = track.points[frames]
+    size = np.linalg.norm(points[:, 33] - points[:, 263], axis=1)[:, None, None]
+    shape = (points[:, list(lips)] - points[:, [2]]) / size
+    return float(np.nanmean(np.abs(shape[2:] - 2 * shape[1:-1] + shape[:-2])))

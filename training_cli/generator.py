@@ -1,0 +1,346 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""`lipsync-train generator`: trains core's generator on prepared clips, in three stages that fit two CPU cores.
+
+The picture half of the generator hears the sound only through AdaIN, which takes two numbers a channel from the audio
+map: mean and standard deviation. So both halves can learn apart, each from what it needs:
+
+1. `listen`: the audio encoder and a small head learn to tell mouth shapes (training_cli.lips) from sound. Cheap, and
+   where overfitting threatens: strong augmentation.
+2. `paint`: the U-Net learns to draw the mouth for statistics that a small teacher makes of the *true* shape. Picture
+   and shape agree exactly, so nothing blurs, and copying the reference's lips never pays.
+3. `speak`: the audio encoder learns to give the statistics that the teacher would give for the shapes it hears,
+   enlarged by `expressiveness`, since a prediction is always smaller than what it predicts.
+
+What comes out is the paper's generator, without head or teacher.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from core.allocator import keep_freed_memory
+from core.errors import JobError, ModelError
+from core.nets.checkpoint import save_generator
+from core.nets.generator import Generator, GeneratorConfig
+
+from . import lips, shards
+from .data import Sampler, Sounding, augment_mel, load_soundings, read_pairs
+from .losses import Lpips, mouth_weights
+
+stages = ("listen", "paint", "speak")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """A training run. Minutes are of training, not of evaluation; a run that is stopped goes on where it was."""
+
+    data: str
+    """Folder of `lipsync-train prepare`."""
+    output: str
+    """Folder for the run: state.pt, log.jsonl, generator.safetensors."""
+    width: float = 0.375
+    align_blocks: int = 3
+    image_size: int = 96
+    listen_minutes: float = 8.0
+    paint_minutes: float = 60.0
+    speak_minutes: float = 4.0
+    listen_batch: int = 256
+    paint_batch: int = 16
+    listen_rate: float = 1e-3
+    """Learning rate at the start; it falls to nothing over the stage as a cosine, as do the others."""
+    paint_rate: float = 1e-3
+    speak_rate: float = 5e-4
+    mouth_weight: float = 6.0
+    upper_weight: float = 0.1
+    lpips_weight: float = 0.07
+    """Beta of equation (4)."""
+    lpips_trunk: str = ""
+    """See training_cli.losses.Lpips; `none`: no LPIPS."""
+    erase: float = 0.3
+    """Part of the samples whose reference has its mouth blurred away."""
+    expressiveness: float = 1.5
+    seed: int = 0
+    threads: int = 0
+    """CPU threads; 0: torch's choice."""
+
+
+def load_settings(folder: Path) -> Settings:
+    """The settings of a run.
+
+    Raises:
+        JobError: there is no run in this folder.
+    """
+    try:
+        return Settings(**torch.load(folder / "state.pt", map_location="cpu", weights_only=True)["settings"])
+    except (OSError, RuntimeError, KeyError, TypeError, ValueError):
+        hint = "Name the output folder of `lipsync-train generator`."
+        raise JobError(f"There is no training run in {folder}.", hint) from None
+
+
+class LipHead(nn.Module):
+    """Statistics of an audio map (B, 2C) → the mouth shape (B, 8) that was heard."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Dropout(0.2), nn.Linear(2 * channels, 128), nn.ReLU(), nn.Linear(128, lips.shape_size)
+        )
+
+    def forward(self, statistics: Tensor) -> Tensor:
+        return self.layers(statistics)
+
+
+class LipTeacher(nn.Module):
+    """Mouth shapes (B, 8) → statistics (B, 2C) as an audio map would have them: means, then deviations."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(lips.shape_size, 128), nn.ReLU(), nn.Linear(128, 2 * channels))
+
+    def forward(self, shapes: Tensor) -> Tensor:
+        mean, deviation = self.layers(shapes).chunk(2, 1)
+        return torch.cat([mean, F.softplus(deviation)], 1)
+
+
+def map_statistics(audio_map: Tensor) -> Tensor:
+    """What AdaIN takes from an audio map (B, C, H, W): (B, 2C), means and population deviations."""
+    variance, mean = torch.var_mean(audio_map.float().flatten(2), 2, correction=0)
+    return torch.cat([mean, torch.sqrt(variance + 1e-5)], 1)
+
+
+def map_of_statistics(statistics: Tensor) -> Tensor:
+    """A map (B, C, 2, 1) that has just these statistics: mean ± deviation."""
+    mean, deviation = statistics.chunk(2, 1)
+    return torch.stack([mean + deviation, mean - deviation], 2)[..., None]
+
+
+class Trainer:
+    """One run. `train()` goes through the stages from wherever the run's state is.
+
+    Raises:
+        JobError: the folder holds a run with other settings.
+        MediaError: no data. ModelError: no trunk for LPIPS.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.folder = Path(settings.output)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        keep_freed_memory()
+        if settings.threads:
+            torch.set_num_threads(settings.threads)
+        torch.manual_seed(settings.seed)
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        config = GeneratorConfig(settings.image_size, settings.width, settings.align_blocks)
+        if config.image_size != shards.crop_size:
+            raise JobError(f"The data are {shards.crop_size} pixels wide, the net {config.image_size}.")
+        generator = Generator(config)
+        channels = generator.audio_encoder[-1].conv.out_channels
+        parts = {"generator": generator, "head": LipHead(channels), "teacher": LipTeacher(channels)}
+        self.nets = nn.ModuleDict(parts).to(self.device, memory_format=torch.channels_last)
+        self.average = copy.deepcopy(self.nets).requires_grad_(False)
+        self.optimizer: torch.optim.Optimizer | None = None
+        self.stage, self.step, self.seconds = stages[0], 0, 0.0
+        self.rng = np.random.default_rng(settings.seed)
+        self.augmentation = torch.Generator().manual_seed(settings.seed)
+        self._resume()
+
+    def train(self) -> Path:
+        """Trains what is left; returns the generator's file."""
+        clips = load_soundings(Path(self.settings.data), "train", 16)
+        sampler = Sampler(clips, self.rng)
+        while self.stage != "done":
+            name = self.stage
+            nets = ["generator.audio_encoder", "head"]
+            if name == "paint":
+                nets = ["generator.encoder", "generator.align", "generator.decoder", "generator.output", "teacher"]
+                self.lpips = None
+                if self.settings.lpips_trunk != "none":
+                    self.lpips = Lpips(self.settings.lpips_trunk).to(self.device)
+            loss = {"listen": self.listen_loss, "paint": self.paint_loss, "speak": self.speak_loss}[name]
+            self._run_stage(name, [self.nets.get_submodule(n) for n in nets], loss, sampler)
+            self._end_stage(name)
+        return self.save_model()
+
+    def listen_loss(self, batch: list[tuple[Sounding, int]]) -> dict[str, Tensor]:
+        mel, shapes = self._sound(batch)
+        return {"shape": F.smooth_l1_loss(self._hear(self.nets, mel)[1], shapes)}
+
+    def paint_loss(self, batch: list[tuple[Sounding, int]]) -> dict[str, Tensor]:
+        s = self.settings
+        pairs = read_pairs(batch, self.rng, s.erase)
+        face, true = pairs.face.to(self.device), pairs.true.to(self.device)
+        statistics = self.nets["teacher"](pairs.shapes.to(self.device))
+        with self._half():
+            drawn = self.nets["generator"].draw(face, map_of_statistics(statistics))
+        weights = mouth_weights(pairs.lips.to(self.device), s.image_size, s.mouth_weight, s.upper_weight)
+        losses = {"l1": ((drawn - true).abs() * weights).mean() * (1 - s.lpips_weight)}
+        if self.lpips:
+            mouth = np.s_[:, :, s.image_size // 2 :, s.image_size // 6 : -s.image_size // 6]
+            losses["lpips"] = s.lpips_weight * self.lpips(drawn[mouth], true[mouth])
+        return losses
+
+    def speak_loss(self, batch: list[tuple[Sounding, int]]) -> dict[str, Tensor]:
+        mel, _ = self._sound(batch)
+        with torch.no_grad():
+            heard = self.listener["head"](map_statistics(self.listener["encoder"](mel))).float()
+            wanted = self.average["teacher"]((heard * self.settings.expressiveness).clamp(-4, 4))
+            spread = wanted.std(0) + 0.02
+        statistics, _ = self._hear(self.nets, mel)
+        return {"statistics": F.smooth_l1_loss(statistics / spread, wanted / spread)}
+
+    def save_model(self, path: Path | None = None, card: dict[str, Any] | None = None) -> Path:
+        """Writes the averaged generator with its card; by default into the run's folder."""
+        path = path or self.folder / "generator.safetensors"
+        training = {**asdict(self.settings), "stage": self.stage, "step": self.step}
+        save_generator(path, copy.deepcopy(self.average["generator"]).cpu(), {**(card or {}), "training": training})
+        return path
+
+    def _sound(self, batch: list[tuple[Sounding, int]]) -> tuple[Tensor, Tensor]:
+        mel = torch.from_numpy(np.stack([clip.windows[i] for clip, i in batch]).astype(np.float32))
+        shapes = torch.from_numpy(np.stack([clip.shapes[i] for clip, i in batch])).clamp(-4, 4)
+        return augment_mel(mel, self.augmentation)[:, None].to(self.device), shapes.to(self.device)
+
+    def _hear(self, nets: nn.ModuleDict, mel: Tensor) -> tuple[Tensor, Tensor]:
+        with self._half():
+            audio_map = nets["generator"].audio_encoder(mel.contiguous(memory_format=torch.channels_last))
+        statistics = map_statistics(audio_map)
+        return statistics, nets["head"](statistics)
+
+    def _half(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16)
+
+    def _run_stage(
+        self,
+        name: str,
+        nets: list[nn.Module],
+        loss: Callable[[list[tuple[Sounding, int]]], dict[str, Tensor]],
+        sampler: Sampler,
+    ) -> None:
+        s = self.settings
+        seconds = 60 * getattr(s, f"{name}_minutes")
+        rate = getattr(s, f"{name}_rate")
+        batch = s.paint_batch if name == "paint" else s.listen_batch
+        parameters = [p for net in nets for p in net.parameters()]
+        if name == "speak":
+            self._keep_listener()
+        optimizer = torch.optim.AdamW(parameters, rate, weight_decay=0.01)
+        if self.resumed_optimizer:
+            optimizer.load_state_dict(self.resumed_optimizer)
+            self.resumed_optimizer = None
+        for net in nets:
+            net.train()
+        begun, saved, logged = time.monotonic(), time.monotonic(), time.monotonic()
+        sums: dict[str, float] = {}
+        count = 0
+        while self.seconds < seconds:
+            part = self.seconds / seconds
+            for group in optimizer.param_groups:
+                group["lr"] = rate * min(1.0, (self.step + 1) / 100) * (0.5 + 0.5 * math.cos(math.pi * part))
+            losses = loss(sampler.draw(batch))
+            total = torch.stack(list(losses.values())).sum()
+            optimizer.zero_grad()
+            total.backward()
+            norm = nn.utils.clip_grad_norm_(parameters, 1.0)
+            if torch.isfinite(norm):
+                optimizer.step()
+            self.step += 1
+            self._average(min(0.998, self.step / (self.step + 20)))
+            now = time.monotonic()
+            self.seconds += now - begun
+            begun = now
+            count += 1
+            for key, value in losses.items():
+                sums[key] = sums.get(key, 0) + value.item()
+            if now - logged > 30:
+                self._log(name, batch * count / (now - logged), {k: v / count for k, v in sums.items()})
+                sums, count, logged = {}, 0, now
+            if now - saved > 120:
+                self._save(optimizer)
+                saved = begun = time.monotonic()
+        self._save(optimizer)
+
+    def _keep_listener(self) -> None:
+        """Fixes what `listen` learnt as the target of `speak`; after a resume it comes from the run's state."""
+        if not hasattr(self, "listener"):
+            parts = {"encoder": self.average["generator"].audio_encoder, "head": self.average["head"]}
+            self.listener = copy.deepcopy(nn.ModuleDict(parts)).eval()
+        self.average.eval()
+
+    def _end_stage(self, name: str) -> None:
+        """The averaged weights go on into the next stage."""
+        self.nets.load_state_dict(self.average.state_dict())
+        self.nets.eval()
+        self.stage = stages[stages.index(name) + 1] if name != stages[-1] else "done"
+        self.step, self.seconds = 0, 0.0
+        self._save(None)
+
+    @torch.no_grad()
+    def _average(self, keep: float) -> None:
+        """Moves the exponential moving average, batch norm's running statistics too."""
+        for mean, value in zip(self.average.state_dict().values(), self.nets.state_dict().values(), strict=True):
+            if mean.is_floating_point():
+                mean.lerp_(value, 1 - keep)
+            else:
+                mean.copy_(value)
+
+    def _log(self, stage: str, speed: float, losses: dict[str, float]) -> None:
+        row = {"stage": stage, "step": self.step, "minutes": round(self.seconds / 60, 2)}
+        row |= {"samples_per_second": round(speed, 1)} | {k: round(v, 5) for k, v in losses.items()}
+        with open(self.folder / "log.jsonl", "a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+        print(json.dumps(row), flush=True)
+
+    def _save(self, optimizer: torch.optim.Optimizer | None) -> None:
+        state: dict[str, Any] = {
+            "settings": asdict(self.settings),
+            "stage": self.stage,
+            "step": self.step,
+            "seconds": self.seconds,
+            "nets": self.nets.state_dict(),
+            "average": self.average.state_dict(),
+            "listener": self.listener.state_dict() if hasattr(self, "listener") else None,
+            "optimizer": optimizer.state_dict() if optimizer else None,
+            "rng": json.dumps(self.rng.bit_generator.state),
+            "augmentation": self.augmentation.get_state(),
+            "torch": torch.get_rng_state(),
+        }
+        temporary = self.folder / "state.part"
+        torch.save(state, temporary)
+        temporary.replace(self.folder / "state.pt")
+
+    def _resume(self) -> None:
+        self.resumed_optimizer: dict[str, Any] | None = None
+        path = self.folder / "state.pt"
+        if not path.exists():
+            return
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+            self.nets.load_state_dict(state["nets"])
+            self.average.load_state_dict(state["average"])
+        except (RuntimeError, KeyError, ValueError) as e:
+            raise ModelError(
+                f"The run in {self.folder} does not fit these settings: {str(e).splitlines()[0]}",
+                "Use its own settings, or another output folder.",
+            ) from None
+        self.stage, self.step, self.seconds = state["stage"], state["step"], state["seconds"]
+        self.resumed_optimizer = state["optimizer"]
+        self.rng.bit_generator.state = json.loads(state["rng"])
+        self.augmentation.set_state(state["augmentation"])
+        torch.set_rng_state(state["torch"])
+        if state["listener"]:
+            parts = {"encoder": self.average["generator"].audio_encoder, "head": self.average["head"]}
+            self.listener = copy.deepcopy(nn.ModuleDict(parts)).eval()
+            self.listener.load_state_dict(state["listener"])

@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Mouth shapes as eight numbers: what the sound can know of a face, whoever's it is."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from core.faces.mesh import chin
+
+from . import shards
+
+shape_size = 8
+scale = np.array([0.024, 0.021, 0.021, 0.024, 0.016, 0.027, 0.034, 0.016], np.float32)
+"""Typical deviation of each number from a speaker's median, in units of the crop (measured on the training clips)."""
+_at = {point: i for i, point in enumerate(shards.points)}
+
+
+def shapes(landmarks: np.ndarray) -> np.ndarray:
+    """Mouth shapes (T, 8) of a clip's landmarks (T, 85, 2), each relative to the clip's median, about unit variance.
+
+    The numbers: inner opening (middle, two sides), width, and below the nose: upper lip, lower lip, chin, corners.
+    """
+
+    def p(point: int) -> np.ndarray:
+        return landmarks[:, _at[point]]
+
+    def gap(a: int, b: int) -> np.ndarray:
+        return np.linalg.norm(p(a) - p(b), axis=1)
+
+    nose = p(2)[:, 1]
+    values = np.stack(
+        [
+            gap(13, 14),
+            gap(82, 87),
+            gap(312, 317),
+            gap(61, 291),
+            p(0)[:, 1] - nose,
+            p(17)[:, 1] - nose,
+            p(chin)[:, 1] - nose,
+            (p(61)[:, 1] + p(291)[:, 1]) / 2 - nose,
+        ],
+        1,
+    )
+    return ((values - np.median(values, 0)) / scale).astype(np.float32)
