@@ -11,6 +11,7 @@ from functools import cache
 
 import av
 import numpy as np
+from av.error import FFmpegError
 
 from .errors import SpeechError
 from .timing import mel_window_length
@@ -50,11 +51,11 @@ def load(path: str, zero: Fraction | None = None, rate: int = sample_rate) -> np
                     if first is None and frame.pts is not None and frame.time_base is not None:
                         first = frame.pts * frame.time_base
                     chunks += [part.to_ndarray()[0] for part in resampler.resample(frame)]
-            except av.error.FFmpegError:
+            except FFmpegError:
                 pass  # a damaged tail: what was decoded before it is still speech
             if chunks:
                 chunks += [part.to_ndarray()[0] for part in resampler.resample(None)]
-    except (av.error.FFmpegError, OSError) as e:
+    except (FFmpegError, OSError) as e:
         raise SpeechError(f"The sound of {path} cannot be read: {getattr(e, 'strerror', None) or e}.") from None
     if not chunks:
         raise SpeechError(f"The sound stream of {path} holds no sound that can be decoded.")

@@ -48,7 +48,7 @@ class Engine:
         self.device = choose_device(device)
         self.generator, self.card = load_generator(Path(model) if model else default_model)
         self.image_size: int = self.generator.config.image_size
-        self.generator.to(self.device, memory_format=torch.channels_last)
+        self.generator.to(self.device).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
     @torch.inference_mode()
     def generate(self, faces: np.ndarray, references: np.ndarray, mel_windows: np.ndarray) -> np.ndarray:

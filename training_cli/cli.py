@@ -16,7 +16,7 @@ def main(arguments: list[str] | None = None) -> int:
     """The console script. Returns 0, 2 for a user's mistake, 130 after Ctrl-C."""
     options = _parser().parse_args(arguments)
     try:
-        return options.run(options)
+        return options.do(options)
     except LipSyncError as e:
         print(f"lipsync-train: error: {e}", file=sys.stderr)
         if e.hint:
@@ -41,7 +41,7 @@ def _parser() -> argparse.ArgumentParser:
     prepare.add_argument("-o", "--output", type=Path, required=True, help="folder for the prepared clips")
     prepare.add_argument("--manifest", type=Path, help="CSV with the columns file, identity, split (train, dev, test)")
     prepare.add_argument("--workers", type=int, default=0, help="processes (default: one a core)")
-    prepare.set_defaults(run=_prepare)
+    prepare.set_defaults(do=_prepare)
 
     generator = commands.add_parser(
         "generator",
@@ -58,7 +58,7 @@ def _parser() -> argparse.ArgumentParser:
             kind = {"float": float, "int": int, "str": str}[str(field.type)]
             name = "--" + field.name.replace("_", "-")
             generator.add_argument(name, type=kind, default=field.default, help=f"default {field.default!r}")
-    generator.set_defaults(run=_generator)
+    generator.set_defaults(do=_generator)
 
     publish = commands.add_parser(
         "export",
@@ -68,7 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     publish.add_argument("run", type=Path, help="folder of `generator`", metavar="RUN")
     publish.add_argument("-o", "--output", type=Path, required=True, help="the .safetensors to write")
     publish.add_argument("--card", type=Path, help="JSON file with what users should know of the model")
-    publish.set_defaults(run=_export)
+    publish.set_defaults(do=_export)
 
     evaluate = commands.add_parser("evaluate", help="measure a model")
     measures = evaluate.add_subparsers(required=True, metavar="MEASURE")
@@ -84,7 +84,7 @@ def _parser() -> argparse.ArgumentParser:
     lips.add_argument("--device", default="auto")
     lips.add_argument("--shortest", type=float, default=6.0, help="leave out clips shorter than this many seconds")
     lips.add_argument("-o", "--output", type=Path, help="folder for the table, JSON and re-dubbed clips")
-    lips.set_defaults(run=_evaluate_lips)
+    lips.set_defaults(do=_evaluate_lips)
     return parser
 
 

@@ -11,7 +11,8 @@ map: mean and standard deviation. So both halves can learn apart, each from what
 3. `speak`: the audio encoder learns to give the statistics that the teacher would give for the shapes it hears,
    enlarged by `expressiveness`, since a prediction is always smaller than what it predicts.
 
-What comes out is the paper's generator, without head or teacher.
+Between the last two, constants move from the teacher into the layers after AdaIN (`fold_negative_means`). What comes
+out is the paper's generator, without head or teacher.
 """
 
 from __future__ import annotations
@@ -114,6 +115,21 @@ class LipTeacher(nn.Module):
         return torch.cat([mean, F.softplus(deviation)], 1)
 
 
+class Nets(nn.Module):
+    """All that is trained."""
+
+    def __init__(self, config: GeneratorConfig) -> None:
+        super().__init__()
+        self.generator = Generator(config)
+        self.head = LipHead(self.generator.audio_channels)
+        self.teacher = LipTeacher(self.generator.audio_channels)
+
+    def hear(self, mel: Tensor) -> tuple[Tensor, Tensor]:
+        """Statistics (B, 2C) and the shapes (B, 8) heard in mel windows (B, 1, 80, 16)."""
+        statistics = map_statistics(self.generator.audio_encoder(mel.contiguous(memory_format=torch.channels_last)))
+        return statistics, self.head(statistics)
+
+
 def map_statistics(audio_map: Tensor) -> Tensor:
     """What AdaIN takes from an audio map (B, C, H, W): (B, 2C), means and population deviations."""
     variance, mean = torch.var_mean(audio_map.float().flatten(2), 2, correction=0)
@@ -124,6 +140,36 @@ def map_of_statistics(statistics: Tensor) -> Tensor:
     """A map (B, C, 2, 1) that has just these statistics: mean ± deviation."""
     mean, deviation = statistics.chunk(2, 1)
     return torch.stack([mean + deviation, mean - deviation], 2)[..., None]
+
+
+@torch.no_grad()
+def fold_negative_means(nets: Nets, shapes: Tensor) -> None:
+    """Gives the teacher only means that an audio map can have: it comes out of a ReLU, so none is below zero.
+
+    What a channel lacks for the given shapes (N, 8) is added to the teacher's mean and taken off again where the
+    aligned features go next; nothing that is drawn in eval mode changes.
+    """
+    generator = nets.generator
+    channels = generator.audio_channels
+    lowest = nets.teacher(shapes)[:, :channels].amin(0)
+    added = (0.02 - lowest).clamp(min=0)
+    nets.teacher.layers[-1].bias[:channels] += added
+    offset = torch.zeros_like(added)
+    for block in generator.align:
+        ffc = block.ffc
+        near, far = offset.split([ffc.n_local, ffc.n_global])
+        to_near = _constant_through(ffc.local_to_local, near) + _constant_through(ffc.global_to_local, far)
+        ffc.norm.running_mean += torch.cat([to_near, _constant_through(ffc.local_to_global, near)])
+        narrow, norm, _ = ffc.global_to_global.narrow
+        norm.running_mean += _constant_through(narrow, far)
+        offset = offset + added
+    conv = generator.decoder[0][0]
+    conv.bias -= _constant_through(conv, offset)
+
+
+def _constant_through(conv: nn.Conv2d, constant: Tensor) -> Tensor:
+    """What a convolution makes of a map that is constant in each channel; reflected edges keep it constant."""
+    return conv.weight.sum((2, 3)) @ constant
 
 
 class Trainer:
@@ -146,11 +192,10 @@ class Trainer:
         config = GeneratorConfig(settings.image_size, settings.width, settings.align_blocks)
         if config.image_size != shards.crop_size:
             raise JobError(f"The data are {shards.crop_size} pixels wide, the net {config.image_size}.")
-        generator = Generator(config)
-        channels = generator.audio_encoder[-1].conv.out_channels
-        parts = {"generator": generator, "head": LipHead(channels), "teacher": LipTeacher(channels)}
-        self.nets = nn.ModuleDict(parts).to(self.device, memory_format=torch.channels_last)
+        self.nets = Nets(config).to(self.device)
+        self.nets.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         self.average = copy.deepcopy(self.nets).requires_grad_(False)
+        self.listener: Nets | None = None
         self.optimizer: torch.optim.Optimizer | None = None
         self.stage, self.step, self.seconds = stages[0], 0, 0.0
         self.rng = np.random.default_rng(settings.seed)
@@ -171,20 +216,25 @@ class Trainer:
                     self.lpips = Lpips(self.settings.lpips_trunk).to(self.device)
             loss = {"listen": self.listen_loss, "paint": self.paint_loss, "speak": self.speak_loss}[name]
             self._run_stage(name, [self.nets.get_submodule(n) for n in nets], loss, sampler)
+            if name == "paint":
+                shapes = torch.from_numpy(np.concatenate([clip.shapes for clip in clips])).to(self.device)
+                fold_negative_means(self.average, (shapes * self.settings.expressiveness).clamp(-4, 4))
             self._end_stage(name)
         return self.save_model()
 
     def listen_loss(self, batch: list[tuple[Sounding, int]]) -> dict[str, Tensor]:
         mel, shapes = self._sound(batch)
-        return {"shape": F.smooth_l1_loss(self._hear(self.nets, mel)[1], shapes)}
+        with self._half():
+            _, heard = self.nets.hear(mel)
+        return {"shape": F.smooth_l1_loss(heard.float(), shapes)}
 
     def paint_loss(self, batch: list[tuple[Sounding, int]]) -> dict[str, Tensor]:
         s = self.settings
         pairs = read_pairs(batch, self.rng, s.erase)
         face, true = pairs.face.to(self.device), pairs.true.to(self.device)
-        statistics = self.nets["teacher"](pairs.shapes.to(self.device))
+        statistics = self.nets.teacher(pairs.shapes.to(self.device))
         with self._half():
-            drawn = self.nets["generator"].draw(face, map_of_statistics(statistics))
+            drawn = self.nets.generator.draw(face, map_of_statistics(statistics))
         weights = mouth_weights(pairs.lips.to(self.device), s.image_size, s.mouth_weight, s.upper_weight)
         losses = {"l1": ((drawn - true).abs() * weights).mean() * (1 - s.lpips_weight)}
         if self.lpips:
@@ -194,30 +244,26 @@ class Trainer:
 
     def speak_loss(self, batch: list[tuple[Sounding, int]]) -> dict[str, Tensor]:
         mel, _ = self._sound(batch)
+        assert self.listener
         with torch.no_grad():
-            heard = self.listener["head"](map_statistics(self.listener["encoder"](mel))).float()
-            wanted = self.average["teacher"]((heard * self.settings.expressiveness).clamp(-4, 4))
+            _, heard = self.listener.hear(mel)
+            wanted = self.listener.teacher((heard * self.settings.expressiveness).clamp(-4, 4))
             spread = wanted.std(0) + 0.02
-        statistics, _ = self._hear(self.nets, mel)
+        with self._half():
+            statistics, _ = self.nets.hear(mel)
         return {"statistics": F.smooth_l1_loss(statistics / spread, wanted / spread)}
 
     def save_model(self, path: Path | None = None, card: dict[str, Any] | None = None) -> Path:
         """Writes the averaged generator with its card; by default into the run's folder."""
         path = path or self.folder / "generator.safetensors"
         training = {**asdict(self.settings), "stage": self.stage, "step": self.step}
-        save_generator(path, copy.deepcopy(self.average["generator"]).cpu(), {**(card or {}), "training": training})
+        save_generator(path, copy.deepcopy(self.average.generator).cpu(), {**(card or {}), "training": training})
         return path
 
     def _sound(self, batch: list[tuple[Sounding, int]]) -> tuple[Tensor, Tensor]:
         mel = torch.from_numpy(np.stack([clip.windows[i] for clip, i in batch]).astype(np.float32))
         shapes = torch.from_numpy(np.stack([clip.shapes[i] for clip, i in batch])).clamp(-4, 4)
         return augment_mel(mel, self.augmentation)[:, None].to(self.device), shapes.to(self.device)
-
-    def _hear(self, nets: nn.ModuleDict, mel: Tensor) -> tuple[Tensor, Tensor]:
-        with self._half():
-            audio_map = nets["generator"].audio_encoder(mel.contiguous(memory_format=torch.channels_last))
-        statistics = map_statistics(audio_map)
-        return statistics, nets["head"](statistics)
 
     def _half(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16)
@@ -235,7 +281,8 @@ class Trainer:
         batch = s.paint_batch if name == "paint" else s.listen_batch
         parameters = [p for net in nets for p in net.parameters()]
         if name == "speak":
-            self._keep_listener()
+            # what `listen` and `paint` learnt is fixed as the target
+            self.listener = self.listener or copy.deepcopy(self.average).eval()
         optimizer = torch.optim.AdamW(parameters, rate, weight_decay=0.01)
         if self.resumed_optimizer:
             optimizer.load_state_dict(self.resumed_optimizer)
@@ -272,13 +319,6 @@ class Trainer:
                 saved = begun = time.monotonic()
         self._save(optimizer)
 
-    def _keep_listener(self) -> None:
-        """Fixes what `listen` learnt as the target of `speak`; after a resume it comes from the run's state."""
-        if not hasattr(self, "listener"):
-            parts = {"encoder": self.average["generator"].audio_encoder, "head": self.average["head"]}
-            self.listener = copy.deepcopy(nn.ModuleDict(parts)).eval()
-        self.average.eval()
-
     def _end_stage(self, name: str) -> None:
         """The averaged weights go on into the next stage."""
         self.nets.load_state_dict(self.average.state_dict())
@@ -311,7 +351,7 @@ class Trainer:
             "seconds": self.seconds,
             "nets": self.nets.state_dict(),
             "average": self.average.state_dict(),
-            "listener": self.listener.state_dict() if hasattr(self, "listener") else None,
+            "listener": self.listener.state_dict() if self.listener else None,
             "optimizer": optimizer.state_dict() if optimizer else None,
             "rng": json.dumps(self.rng.bit_generator.state),
             "augmentation": self.augmentation.get_state(),
@@ -341,6 +381,5 @@ class Trainer:
         self.augmentation.set_state(state["augmentation"])
         torch.set_rng_state(state["torch"])
         if state["listener"]:
-            parts = {"encoder": self.average["generator"].audio_encoder, "head": self.average["head"]}
-            self.listener = copy.deepcopy(nn.ModuleDict(parts)).eval()
+            self.listener = copy.deepcopy(self.average).eval()
             self.listener.load_state_dict(state["listener"])

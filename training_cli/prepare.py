@@ -13,6 +13,7 @@ from pathlib import Path
 
 import av
 import numpy as np
+from av.error import FFmpegError
 from tqdm import tqdm
 
 from core import audio
@@ -101,7 +102,7 @@ def prepare_clip(path: Path, info: shards.ClipInfo) -> shards.Clip:
         with av.open(str(path)) as container:
             stream = container.streams.video[0]
             rate = stream.guessed_rate or stream.average_rate
-            if not rate:
+            if not rate or stream.time_base is None:
                 raise MediaError("no frame rate")
             frames: list[np.ndarray] = []
             first: Fraction | None = None
@@ -112,7 +113,7 @@ def prepare_clip(path: Path, info: shards.ClipInfo) -> shards.Clip:
                     frames.append(frame.to_ndarray(format="rgb24"))
                     tracker.add(frames[-1])
                 track = tracker.finish()
-    except (av.error.FFmpegError, IndexError, OSError) as e:
+    except (FFmpegError, IndexError, OSError) as e:
         raise MediaError(f"unreadable: {e}") from None
     start, end = _longest_run(track.found, track.shot)
     if end - start < shortest:
@@ -128,7 +129,7 @@ def prepare_clip(path: Path, info: shards.ClipInfo) -> shards.Clip:
     samples = round((end - start) / rate * audio.sample_rate)
     wave = np.pad(wave[:samples], (0, max(0, samples - len(wave))))
     kept_info = shards.ClipInfo(info.source, info.identity, info.split, rate, info.licence)
-    return shards.Clip(kept_info, crops, landmarks.astype(np.float32), np.int16(np.clip(wave, -1, 1) * 32767))
+    return shards.Clip(kept_info, crops, landmarks.astype(np.float32), (np.clip(wave, -1, 1) * 32767).astype(np.int16))
 
 
 def _longest_run(found: np.ndarray, shot: np.ndarray) -> tuple[int, int]:

@@ -55,10 +55,12 @@ class Tracker:
         self._detector: Any = None
 
     def __enter__(self) -> Self:
-        from mediapipe.python import solutions  # late: two seconds, and not needed to plan a job
+        # late: two seconds, and not needed to plan a job
+        from mediapipe.python.solutions.face_detection import FaceDetection
+        from mediapipe.python.solutions.face_mesh import FaceMesh
 
-        self._detector = solutions.face_detection.FaceDetection(model_selection=1, min_detection_confidence=0.5)
-        self._mesh = solutions.face_mesh.FaceMesh(max_num_faces=1, refine_landmarks=True)
+        self._detector = FaceDetection(model_selection=1, min_detection_confidence=0.5)
+        self._mesh = FaceMesh(max_num_faces=1, refine_landmarks=True)
         return self
 
     def __exit__(self, *_: object) -> None:

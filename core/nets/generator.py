@@ -81,6 +81,7 @@ class Generator(nn.Module):
             ]
         )
         self.audio_encoder = AudioEncoder(c(32), c(64), c(128), c(256))
+        self.audio_channels = c(256)
         bottom = config.image_size // 16
         self.align = nn.ModuleList(AlignBlock(c(256), bottom, config.ffc_ratio) for _ in range(config.align_blocks))
         self.decoder = nn.ModuleList(

@@ -93,7 +93,7 @@ def test_a_crop_partly_or_wholly_outside_the_frame_is_put_back_without_harm():
     patch = np.full((96, 96, 3), 200, np.uint8)
     x, y, picture, inside = uncrop(patch, to_crop, (80, 60, 3))
     assert (x, y) == (0, 0) and picture.shape == (50, 50, 3) and inside.max() == 1
-    far = to_crop + [[0, 0, 9], [0, 0, 9]]
+    far = to_crop + np.array([0, 0, 9])
     assert uncrop(patch, far, (80, 60, 3))[2].size == 0
 
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from core.errors import DeviceError, ModelError
 from core.engine import Engine, choose_device
+from core.errors import DeviceError, ModelError
 from core.nets.align import adain
 from core.nets.checkpoint import load_generator, save_generator
 from core.nets.ffc import FourierUnit, dft_matrices
@@ -44,7 +44,7 @@ def test_every_image_size_draws_a_picture_of_its_size_within_0_and_1(size):
     net = Generator(GeneratorConfig(image_size=size, width=0.25, align_blocks=1)).eval()
     with torch.inference_mode():
         drawn = net(torch.rand(1, 6, size, size), torch.randn(1, 1, 80, 16))
-    assert drawn.shape == (1, 3, size, size) and 0 <= drawn.min() and drawn.max() <= 1
+    assert drawn.shape == (1, 3, size, size) and drawn.min() >= 0 and drawn.max() <= 1
 
 
 @pytest.mark.parametrize("size", [6, 12])
@@ -71,11 +71,11 @@ def test_adain_takes_the_sounds_statistics_even_in_half_precision():
 
 def test_the_sound_reaches_the_picture():
     torch.manual_seed(2)
-    net = Generator(small).eval()
-    face = torch.rand(1, 6, 96, 96)
+    net = Generator(small)  # training mode: batch norm passes on what an untrained net would let fade
+    face, mel = torch.rand(4, 6, 96, 96), torch.randn(4, 1, 80, 16)
     with torch.inference_mode():
-        first, second = net(face, torch.full((1, 1, 80, 16), -4.0)), net(face, torch.randn(1, 1, 80, 16))
-    assert (first - second).abs().mean() > 1e-3
+        first, second = net(face, mel), net(face, mel.flip(0))
+    assert (first - second).abs().mean() > 0.01
 
 
 def test_checkpoint_brings_back_the_same_generator_and_card(tmp_path):
