@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -12,7 +13,9 @@ import pytest
 
 pytestmark = pytest.mark.blender
 
-repository = Path(__file__).parent.parent.parent
+repository = Path(__file__).resolve().parents[2]
+footage_folder = repository.parent / "shared" / "clips"
+clips = sorted(footage_folder.iterdir()) if footage_folder.is_dir() else []
 make_clip = """
 import sys
 from pathlib import Path
@@ -86,13 +89,31 @@ def test_a_shot_is_dubbed_by_the_real_worker_with_a_net_of_ones_own(real_addon, 
     assert shot.filepath == str(tmp_path / "clip.mp4")
 
 
-@pytest.mark.skipif(not [*(repository / "core" / "weights").glob("*.safetensors")], reason="no bundled net yet")
 def test_a_shot_is_dubbed_with_the_bundled_net(real_addon, shot, tmp_path):
     import bpy
 
     bpy.context.preferences.addons[real_addon.root].preferences.device = "cpu"
     assert bpy.ops.lipsync.redub() == {"FINISHED"}
     check_new_media(shot, tmp_path)
+
+
+@pytest.mark.skipif(not clips, reason="no folder ../shared/clips beside the project")
+@pytest.mark.parametrize("kind", ["GRID*.mpg", "VRT_1*.mp4"])
+def test_real_footage_on_the_timeline_gets_new_lips_and_its_old_ones_back(real_addon, shot, tmp_path, kind):
+    """MPEG-1, and a variable frame rate: what Blender counts and shows is what the new media have."""
+    import bpy
+
+    source = next(clip for clip in clips if clip.match(kind))
+    path = str(shutil.copy(source, tmp_path))
+    shot.filepath = path
+    frames = shot.frame_duration
+    bpy.context.preferences.addons[real_addon.root].preferences.device = "cpu"
+    assert bpy.ops.lipsync.redub() == {"FINISHED"}
+    assert shot.filepath != path and shot.frame_duration == frames > 70
+    assert shot.elements[0].orig_width > 0
+    assert bpy.ops.lipsync.revert() == {"FINISHED"}
+    assert shot.filepath == path and shot.frame_duration == frames
+    assert Path(path).read_bytes() == source.read_bytes()
 
 
 def test_a_shot_without_a_face_is_one_sentence_and_stays(real_addon, shot, tmp_path):
