@@ -13,7 +13,8 @@ import av
 import numpy as np
 from av.error import FFmpegError
 
-from .errors import SpeechError
+from .errors import MediaError, SpeechError
+from .media.probe import open_movie
 from .timing import mel_window_length
 
 sample_rate = 16000
@@ -41,7 +42,7 @@ def load(path: str, zero: Fraction | None = None, rate: int = sample_rate) -> np
     chunks: list[np.ndarray] = []
     first: Fraction | None = None
     try:
-        with av.open(path) as container:
+        with open_movie(path) as container:
             if not container.streams.audio:
                 raise SpeechError(f"There is no sound in {path}.")
             resampler = av.AudioResampler(format="flt", layout="mono", rate=rate)
@@ -55,7 +56,9 @@ def load(path: str, zero: Fraction | None = None, rate: int = sample_rate) -> np
                 pass  # a damaged tail: what was decoded before it is still speech
             if chunks:
                 chunks += [part.to_ndarray()[0] for part in resampler.resample(None)]
-    except (FFmpegError, OSError) as e:
+    except MediaError as e:
+        raise SpeechError(str(e), e.hint) from None
+    except (FFmpegError, OSError, ValueError) as e:
         raise SpeechError(f"The sound of {path} cannot be read: {getattr(e, 'strerror', None) or e}.") from None
     if not chunks:
         raise SpeechError(f"The sound stream of {path} holds no sound that can be decoded.")

@@ -204,13 +204,20 @@ def _batch(arguments: argparse.Namespace) -> int:
         raise JobError(
             f"The list of jobs {arguments.jobs} cannot be read: {e}.", "Name a text file with a job a line."
         ) from None
-    failed = 0
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        answer = _try(line)
-        failed += isinstance(answer, Failure)
-        print(json.dumps({"line": number, **json.loads(to_json(answer))}), flush=True)
+    failed = number = 0
+    try:
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
+            answer = _try(line)
+            failed += isinstance(answer, Failure)
+            print(json.dumps({"line": number, **json.loads(to_json(answer))}), flush=True)
+    except KeyboardInterrupt:
+        return _complain(
+            f"Interrupted at line {number} of {arguments.jobs}; what the jobs above it made is complete and stays.",
+            f"To go on, start again with line {number} and those below it.",
+            status=130,
+        )
     return 1 if failed else 0
 
 

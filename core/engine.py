@@ -61,7 +61,19 @@ class Engine:
 
         Returns:
             (n, S, S, 3) uint8.
+
+        Raises:
+            DeviceError: the GPU's memory cannot hold so many at once.
         """
+        try:
+            return self._generate(faces, references, mel_windows)
+        except torch.OutOfMemoryError:
+            raise DeviceError(
+                f"The memory of {self.device} is too small for {len(faces)} frames at once.",
+                "Use a smaller --batch-size (`batch_size` in a job), or the device `cpu`.",
+            ) from None
+
+    def _generate(self, faces: np.ndarray, references: np.ndarray, mel_windows: np.ndarray) -> np.ndarray:
         upper = self._to_device(faces)
         upper[:, :, self.image_size // 2 :] = 0
         reference = self._to_device(references).expand(len(faces), -1, -1, -1)

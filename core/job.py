@@ -157,7 +157,7 @@ def from_json(line: str) -> Message:
         data = json.loads(line)
     except ValueError as e:
         raise JobError(f"This is not JSON: {e}.", "Give one JSON object a line.") from None
-    kind = _kinds.get(data.pop("type", "")) if isinstance(data, dict) else None
+    kind = _kinds.get(str(data.pop("type", ""))) if isinstance(data, dict) else None
     if kind is None:
         raise JobError("The JSON names no known message type.", f"Use one of {', '.join(_kinds)}.")
     known = {f.name: str(f.type) for f in dataclasses.fields(kind)}
@@ -175,10 +175,12 @@ def _value(annotation: str, value: Any) -> Any:
     if value is None and "None" in annotation:
         return None
     base = annotation.split(" |")[0]
-    if base == "Fraction" and isinstance(value, (str, int)) and not isinstance(value, bool):
-        return Fraction(value)
-    if base.startswith("tuple") and isinstance(value, list):
-        return tuple(tuple(v) if isinstance(v, list) else v for v in value)
+    if base == "Fraction" and isinstance(value, (str, int, float)) and not isinstance(value, bool):
+        return Fraction(str(value))  # a decimal as it is written, not as it is stored
+    if base == "tuple[str, ...]" and isinstance(value, list) and all(isinstance(v, str) for v in value):
+        return tuple(value)
+    if base == "tuple[tuple[int, int, str], ...]" and isinstance(value, list):
+        return tuple((int(first), int(last), str(why)) for first, last, why in value)
     allowed = {"str": str, "int": int, "float": (int, float)}.get(base)
     if allowed is None or not isinstance(value, allowed) or isinstance(value, bool):
         raise TypeError(f"{value!r} is no {base}")

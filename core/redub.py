@@ -1,15 +1,18 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The pipeline: one job in, new media out. Two passes over the footage; neither keeps its pictures."""
+"""The pipeline: one job in, new media out. Three passes over the footage; none keeps its pictures.
+
+One follows the face, one crops the frames that references are chosen from, one paints and writes.
+"""
 
 from __future__ import annotations
 
+import itertools
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache, partial
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -44,9 +47,17 @@ class Shot:
     def pictures(self) -> Iterator[media.Picture]:
         return media.read(self.info, self.start, self.count)
 
-    def picture(self, frame: int) -> media.Picture:
-        """One picture by its number in the output."""
-        return next(media.read(self.info, self.start + frame, 1))
+    def between(self, frames: Sequence[int]) -> Iterator[tuple[int, media.Picture]]:
+        """The pictures of `frames`, which rise, with their numbers in the output; of a movie also those between them.
+
+        Few movies can be entered anywhere: a read for every frame would decode a long one again and again.
+        """
+        if self.info.kind == "images":
+            for frame in frames:
+                yield frame, next(media.read(self.info, self.start + frame, 1))
+        elif frames:
+            pictures = media.read(self.info, self.start + frames[0], frames[-1] - frames[0] + 1)
+            yield from zip(itertools.count(frames[0]), pictures, strict=False)
 
 
 @dataclass(frozen=True)
@@ -69,7 +80,7 @@ def run(
     Args:
         job: what to do.
         report: told how many frames of a pass are done, at its begin and after every frame.
-        cancelled: asked as often; true stops the job.
+        cancelled: asked at least as often; true stops the job.
 
     Returns:
         The result; the output is complete and in its final place.
@@ -83,14 +94,18 @@ def run(
     wave = audio.load(job.speech)
     engine = _engine(job.model, job.device)
 
-    def done(stage: str, frames: int) -> None:
+    def go_on() -> None:
         if cancelled():
             raise Cancelled("The job was cancelled; nothing was changed.")
+
+    def done(stage: str, frames: int) -> None:
+        go_on()
         report(Progress(stage, frames, shot.count))
 
     track = _follow_face(shot, partial(done, "faces"))
     plan = plan_effect(track, shot.rate, job.speech_start, Fraction(len(wave), audio.sample_rate))
-    painter = _Painter(engine, shot, track, plan, Debug(job.debug, shot.count))
+    references = choose_references(shot, track, plan, engine.image_size, go_on)
+    painter = _Painter(engine, track, plan, references, Debug(job.debug, shot.count))
     mel = audio.log_mel(wave)
     starts = [mel_window(i, shot.rate, job.speech_start) for i in range(shot.count)]
     warnings = _warnings(track, plan, engine.image_size)
@@ -107,7 +122,7 @@ def run(
     ) as writer:
         done("lips", 0)
         pictures = shot.pictures()
-        while batch := list(islice(pictures, job.batch_size)):
+        while batch := list(itertools.islice(pictures, job.batch_size)):
             first = writer.written
             painter.paint(first, batch, audio.mel_windows(mel, starts[first : first + len(batch)]))
             for picture in batch:
@@ -138,6 +153,11 @@ def _open(job: RedubJob) -> Shot:
         raise JobError(
             f"The range {job.start_frame} to {last} runs past the end of {name}, which has {info.frames} frames.",
             "Frames are counted from 0; give a smaller start or count.",
+        )
+    if job.video and job.sound == "speech" and job.rate not in (None, info.rate):
+        raise JobError(
+            f"{name} plays at {info.rate} frames a second: with the speech as its sound it cannot take {job.rate}.",
+            "Leave the rate out, or take the sound `none` and add the speech where the movie plays at that rate.",
         )
     return Shot(name, info, job.start_frame, count, job.rate or info.rate)
 
@@ -200,24 +220,44 @@ def plan_effect(track: faces.Track, rate: Fraction, speech_start: Fraction, spee
     return Plan(strength, tuple(untouched))
 
 
+def choose_references(
+    shot: Shot, track: faces.Track, plan: Plan, size: int, go_on: Callable[[], None] = lambda: None
+) -> dict[int, np.ndarray]:
+    """For each number in `track.shot` that gets new lips the crop, (size, size, 3) uint8, the net sees of the person.
+
+    Args:
+        go_on: called after every decoded picture; may raise to end the search.
+    """
+    wanted = {
+        frame: int(number)
+        for number in np.unique(track.shot[plan.strength > 0])
+        for frame in reference.candidates(track, int(number))
+    }
+    best: dict[int, tuple[float, np.ndarray]] = {}
+    for frame, picture in shot.between(sorted(wanted)):
+        if frame in wanted:
+            crop = faces.crop(picture.rgb(), track.to_crop[frame], size)
+            sharpness = reference.sharpness(crop)
+            if wanted[frame] not in best or sharpness > best[wanted[frame]][0]:
+                best[wanted[frame]] = sharpness, crop
+        go_on()
+    return {number: crop for number, (_, crop) in best.items()}
+
+
 class _Painter:
     """Puts new lips into batches of pictures that come in order; keeps what one batch must know of the one before."""
 
-    def __init__(self, engine: Engine, shot: Shot, track: faces.Track, plan: Plan, debug: Debug) -> None:
+    def __init__(
+        self, engine: Engine, track: faces.Track, plan: Plan, references: dict[int, np.ndarray], debug: Debug
+    ) -> None:
         self._engine = engine
         self._strength = plan.strength
         self._shot_of, self._to_crop = track.shot, track.to_crop
         self._outline = compose.outline(track)
-        self._references = {
-            int(number): reference.choose(track, number, partial(self._crop_of, shot))
-            for number in np.unique(track.shot[plan.strength > 0])
-        }
+        self._references = references
         self._colour = compose.ColourMatch()
         self._painted = -1
         self._debug = debug
-
-    def _crop_of(self, shot: Shot, frame: int) -> np.ndarray:
-        return faces.crop(shot.picture(frame).rgb(), self._to_crop[frame], self._engine.image_size)
 
     def paint(self, first: int, pictures: list[media.Picture], mels: np.ndarray) -> None:
         """Changes `pictures`, the frames first, first + 1, … of the output, in place; mels: (n, 80, 16), one each."""

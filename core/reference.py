@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import cv2
 import numpy as np
 
@@ -15,18 +13,21 @@ candidate_count = 5
 """Frames whose sharpness is compared: each must be decoded once more."""
 
 
-def choose(track: faces.Track, shot: int, crop_at: Callable[[int], np.ndarray]) -> np.ndarray:
-    """The reference crop (s, s, 3) uint8 of one shot of a track.
+def candidates(track: faces.Track, shot: int) -> list[int]:
+    """The frames of one shot, rising, whose face suits best; the sharpest of their crops is the reference.
 
     Args:
         track: the face through all frames.
         shot: a number in `track.shot` with at least one found face.
-        crop_at: decodes a frame by its index in the track and crops its face, (s, s, 3) uint8.
     """
     frames = np.flatnonzero(track.found & (track.shot == shot))
     order = np.argsort(_unsuitable(track, frames), kind="stable")
-    crops = [crop_at(int(frames[i])) for i in np.sort(order[:candidate_count])]
-    return max(crops, key=_sharpness)
+    return sorted(int(frames[i]) for i in order[:candidate_count])
+
+
+def sharpness(crop: np.ndarray) -> float:
+    """How much detail a crop (s, s, 3) uint8 has: the variance of its Laplacian."""
+    return float(cv2.Laplacian(cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY), cv2.CV_32F).var())
 
 
 def _unsuitable(track: faces.Track, frames: np.ndarray) -> np.ndarray:
@@ -39,7 +40,3 @@ def _unsuitable(track: faces.Track, frames: np.ndarray) -> np.ndarray:
     pitch = nose[:, 1] - sides[:, 1]
     opening = faces.lip_opening(points)
     return yaw + np.abs(pitch - np.median(pitch)) + np.abs(opening - np.quantile(opening, 0.3))
-
-
-def _sharpness(crop: np.ndarray) -> float:
-    return float(cv2.Laplacian(cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY), cv2.CV_32F).var())

@@ -78,8 +78,12 @@ class Worker:
                     self._cancel()
                 else:
                     raise JobError(f"A worker cannot do anything with a {message.type} message.", "Send a job.")
-            except JobError as e:
+            except LipSyncError as e:
                 self._say(failure(e))
+            except Exception as e:  # whatever a line does: who listens no longer hears Cancel nor the end
+                traceback.print_exception(e)
+                told = f"A line sent to the worker cannot be read ({type(e).__name__})."
+                self._say(Failure("JobError", told, "Send one message of core/job.py a line."))
         self._cancel()
         self._idle.wait(grace)
         os._exit(0)

@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 
 from core import faces, media
+from core.media.probe import movie_stream, open_movie
 
 
 @dataclass(frozen=True)
@@ -50,20 +51,20 @@ def add_speech(movie: Path, speech: Path, target: Path) -> Path:
     Returns:
         The file written: `target`, or beside it an .mkv when MP4 cannot hold the movie's codec.
     """
-    with av.open(str(movie)) as pictures, av.open(str(speech)) as sound:
-        source = pictures.streams.video[0]
+    with open_movie(str(movie)) as pictures, av.open(f"file:{speech}", metadata_errors="ignore") as sound:
+        source = movie_stream(pictures, str(movie))
         tick = source.time_base or Fraction(1)
         begin = (source.start_time or 0) * tick
         end = source.duration * tick if source.duration else Fraction(pictures.duration or 0, 1_000_000)
         if source.codec_context.codec.name not in av.open(io.BytesIO(), "w", format="mp4").supported_codecs:
             target = target.with_suffix(".mkv")
-        with av.open(str(target), "w") as film:
+        with av.open(f"file:{target}", "w") as film:
             picture_stream = film.add_stream_from_template(source)
             voice = film.add_stream("aac", rate=48000, layout="mono")
             voice.bit_rate = 128_000
             resampler = av.AudioResampler(format="fltp", layout="mono", rate=48000, frame_size=1024)
             for packet in pictures.demux(source):
-                if packet.dts is not None:
+                if packet.size:  # Matroska's first packets may have no dts; the muxer finds one
                     packet.stream = picture_stream
                     film.mux(packet)
             samples = 0

@@ -7,6 +7,7 @@ Leaves before.mp4, after.mp4, sheet.png, report.json and film.blend (which plays
 from __future__ import annotations
 
 import argparse
+import glob
 import json
 import math
 import os
@@ -30,6 +31,7 @@ from lipsync_addon import package
 
 here = Path(__file__).resolve().parent
 columns = 8
+results = ("before.mp4", "before.mkv", "after.mp4", "after.mkv", "sheet.png", "report.json", "film.blend")
 packages = ("av", "mediapipe", "numpy", "opencv-contrib-python", "torch")
 
 
@@ -47,6 +49,7 @@ def main() -> None:
 
 
 def _demonstrate(out: Path, video: Path | None, speech: Path) -> None:
+    _refuse_results(out, video, speech)
     out.mkdir(parents=True, exist_ok=True)
     length = len(audio.load(str(speech))) / audio.sample_rate
     if video is None:
@@ -75,10 +78,20 @@ def _demonstrate(out: Path, video: Path | None, speech: Path) -> None:
     print("\n".join(str(path) for path in (*films, out / "sheet.png", out / "report.json", out / "film.blend")))
 
 
+def _refuse_results(out: Path, video: Path | None, speech: Path) -> None:
+    """Raises a LipSyncError if what is asked for would be replaced by its own result."""
+    replaced = [out / name for name in (*results, *(() if video else ("footage.mp4",)))]
+    own = next((path for path in (video, speech) if path in replaced), None)
+    if own:
+        raise LipSyncError(
+            f"{own} is a file that the demonstration replaces.", "Copy it elsewhere, or choose another --out."
+        )
+
+
 def _remove_earlier(out: Path, video: Path) -> None:
     """What an earlier demonstration left there, and nothing else."""
-    left = [out / name for name in ("before.mp4", "after.mp4", "sheet.png", "report.json", "film.blend")]
-    for path in (*left, *(out / "lipsync").glob(f"{video.stem}_lipsync_*.mov")):
+    takes = (out / "lipsync").glob(f"{glob.escape(video.stem)}_lipsync_???.mp4")
+    for path in (*(out / name for name in results), *takes):
         path.unlink(missing_ok=True)
 
 

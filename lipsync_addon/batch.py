@@ -14,6 +14,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -147,9 +148,8 @@ class Batch:
     def close(self) -> None:
         """Ends the worker and removes the temporary files. Touches no strip: the file may be closing."""
         self._tasks = []
-        if self._worker:
-            self._worker.close()
-            self._worker = None
+        self._end_worker()
+        self._remove_leftovers()
         self._sounds.cleanup()
 
     def _next(self) -> None:
@@ -168,7 +168,6 @@ class Batch:
     def _send(self, task: _Task) -> None:
         shot = task.shot
         self.progress = job.Progress("faces", 0, shot.count)
-        self._made_folder = False
         self._output = self._new_output(shot.media)
         paths = shot.media.paths()
         request = job.RedubJob(
@@ -210,7 +209,7 @@ class Batch:
                 f"New media cannot be written to {folder} ({reason}).", "Choose another folder in the preferences."
             ) from None
         stem = source.stem if media.filepath else source.parent.name
-        suffix = ".mov" if media.filepath else ""  # holds every kind of picture that the core writes
+        suffix = ".mp4" if media.filepath else ""  # holds every kind of picture that the core writes; .mov no FFV1
         take = 1
         while os.path.lexists(output := folder / f"{stem}_lipsync_{take:03d}{suffix}"):
             take += 1
@@ -221,7 +220,14 @@ class Batch:
         return [scene for scene in bpy.data.scenes if scene.session_uid == self._scene]
 
     def _finish(self, result: job.Result) -> bool:
-        shot = self._tasks.pop(0).shot
+        shot = self._tasks[0].shot
+        if result.frames != shot.count:  # the pictures would slide against the strip's handles
+            _remove(self._output)
+            message = f"The new media has {result.frames} frames, but the strip needs {shot.count}."
+            self._end_task(job.Failure("MediaError", message, "Convert the footage to an even frame rate first."))
+            return False
+        self._tasks.pop(0)
+        self._output = Path()
         found = [strip for scene in self._scenes() for strip in strips.find(scene, shot)]
         changed = False
         try:
@@ -245,16 +251,35 @@ class Batch:
             self._tasks = []
         else:
             self.problems.append(f"{shot.name}: {failure.message} {failure.hint}".strip())
-        if failure.kind in ("Crash", "Cancelled") and self._worker:
-            self._worker.close()
-            self._worker = None
-            self._remove_leftovers()
-        if self._made_folder and self._output.parent.is_dir() and not any(self._output.parent.iterdir()):
-            self._output.parent.rmdir()
+        if failure.kind in ("Crash", "Cancelled"):
+            self._end_worker()
+        self._remove_leftovers()
         if then_next:
             self._next()
 
+    def _end_worker(self) -> None:
+        if self._worker:
+            self._worker.close()
+            self._worker = None
+
     def _remove_leftovers(self) -> None:
-        """What a killed worker could not remove itself: `.NAME.TOKEN.part`, as core.media.write names it."""
-        for path in self._output.parent.glob(f".{glob.escape(self._output.name)}.*.part*"):
-            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+        """What an ended worker could not remove itself: `.NAME.TOKEN.part`, as core.media.write names it.
+
+        And the folder, if it was made for the job and has stayed empty.
+        """
+        output, self._output = self._output, Path()
+        if not output.name:  # no job is running
+            return
+        for path in output.parent.glob(f".{glob.escape(output.name)}.*.part*"):
+            _remove(path)
+        if self._made_folder and output.parent.is_dir() and not any(output.parent.iterdir()):
+            output.parent.rmdir()
+
+
+def _remove(path: Path) -> None:
+    """A movie or a folder of images, as far as the system lets us."""
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            path.unlink()

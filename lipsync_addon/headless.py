@@ -3,9 +3,12 @@
 """Re-dubbing without a window: `blender -b film.blend --command lipsync …`; with the bpy module, `redub_file`."""
 
 import argparse
+import os
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import bpy
 
@@ -29,14 +32,7 @@ def redub_scene(scene: bpy.types.Scene, names: Sequence[str] = (), speech: str =
     Raises:
         LipSyncError: a name is of no such strip, there is none, or there is no runtime.
     """
-    known = {s.name: s for s in strips.all_strips(scene) if strips.redubbable(s)}
-    unknown = next((name for name in names if name not in known), None)
-    if unknown is not None:
-        raise errors.LipSyncError(
-            f"The scene “{scene.name}” has no movie or image-sequence strip “{unknown}”.",
-            f"It has {', '.join(known) or 'none'}.",
-        )
-    chosen = [known[name] for name in names] or [s for s in known.values() if not strips.muted(s, scene)]
+    chosen = _named(scene, names) if names else [s for s in _named(scene) if not strips.muted(s, scene)]
     if not chosen:
         raise errors.LipSyncError(f"The scene “{scene.name}” has no strip to re-dub.", "Add a movie strip.")
     work = batch.Batch(scene, chosen, preferences.settings(bpy.context), speech)
@@ -50,6 +46,22 @@ def redub_scene(scene: bpy.types.Scene, names: Sequence[str] = (), speech: str =
     finally:
         work.close()
     return work
+
+
+def _named(scene: bpy.types.Scene, names: Sequence[str] = ()) -> list[Any]:
+    """The scene's movie and image strips of these names; without names, all of them.
+
+    Raises:
+        LipSyncError: there is no such strip.
+    """
+    known = {s.name: s for s in strips.all_strips(scene) if strips.redubbable(s)}
+    unknown = next((name for name in names if name not in known), None)
+    if unknown is not None:
+        raise errors.LipSyncError(
+            f"The scene “{scene.name}” has no movie or image-sequence strip “{unknown}”.",
+            f"It has {', '.join(known) or 'none'}.",
+        )
+    return [known[name] for name in names or known]
 
 
 def redub_file(
@@ -88,6 +100,7 @@ def main(argv: Sequence[str]) -> int:
 
 def _redub_and_save(names: Sequence[str], speech: str, scene_name: str, output: Path | None) -> int:
     try:
+        _check_target(output)
         work = redub_scene(_scene(scene_name), names, speech)
         if work.done:
             _save(output)
@@ -102,11 +115,10 @@ def _redub_and_save(names: Sequence[str], speech: str, scene_name: str, output: 
 
 def _revert_and_save(names: Sequence[str], scene_name: str, output: Path | None) -> int:
     try:
-        chosen = [
-            s
-            for s in strips.all_strips(_scene(scene_name))
-            if strips.redubbable(s) and strips.record_of(s) and (not names or s.name in names)
-        ]
+        _check_target(output)
+        chosen = [s for s in _named(_scene(scene_name), names) if strips.record_of(s)]
+        for strip in chosen:
+            strips.refuse_locked(strip)
         for strip in chosen:
             strips.revert(strip)
         if chosen:
@@ -126,9 +138,27 @@ def _scene(name: str) -> bpy.types.Scene:
     return scene
 
 
-def _save(output: Path | None) -> None:
+def _check_target(output: Path | None) -> None:
+    """Refuses, before any work is done, a .blend that could not be saved.
+
+    Raises:
+        OutputError: there is no name for it, or it cannot be written.
+    """
     if not output and not bpy.data.filepath:
         raise errors.OutputError("The .blend has no file yet.", "Name one with --output.")
+    target = (output or Path(bpy.data.filepath)).absolute()
+    reason = "it is a folder" if target.is_dir() else ""
+    if target.is_file() and not os.access(target, os.W_OK):
+        reason = "it is read-only"
+    try:
+        tempfile.TemporaryFile(dir=target.parent).close()
+    except OSError as e:
+        reason = (e.strerror or str(e)).lower()
+    if reason:
+        raise errors.OutputError(f"The .blend cannot be saved as {target} ({reason}).", "Name another --output.")
+
+
+def _save(output: Path | None) -> None:
     try:
         if output:
             bpy.ops.wm.save_as_mainfile(filepath=str(output.absolute()))

@@ -2,6 +2,7 @@
 # pyright: reportAttributeAccessIssue=none
 """The operators: thin hands between Blender's window and batch, strips and runtime."""
 
+import os
 import time
 from pathlib import Path
 
@@ -170,11 +171,11 @@ class LIPSYNC_OT_revert(bpy.types.Operator):
             return report_error(
                 self, errors.LipSyncError("No re-dubbed strip is selected.", "Select a strip that was re-dubbed.")
             )
-        locked = next((strip for strip in chosen if strips.locked(strip)), None)
-        if locked:
-            return report_error(
-                self, errors.LipSyncError(f"The strip “{locked.name}” is locked.", "Unlock the strip and its channel.")
-            )
+        try:
+            for strip in chosen:
+                strips.refuse_locked(strip)
+        except errors.LipSyncError as e:
+            return report_error(self, e)
         for strip in chosen:
             strips.revert(strip)
         messages.clear()
@@ -210,14 +211,25 @@ class LIPSYNC_OT_install_runtime(bpy.types.Operator):
         return preferences.runtime_folder() is not None
 
     def begin(self, context: bpy.types.Context) -> None:
-        base = context.preferences.addons[preferences.package].preferences.base_python
+        """Gets ready; the work is done by going through `steps`.
+
+        Raises:
+            LipSyncError: no Python is named.
+        """
+        base = context.preferences.addons[preferences.package].preferences.base_python.strip()
+        if not base:
+            raise errors.LipSyncError(
+                "No Python is named to make the runtime from.",
+                "Give the path of a Python 3.11 or 3.12 in the add-on's preferences.",
+            )
         folder = preferences.runtime_folder()
         assert folder
-        self.steps = runtime.create(Path(bpy.path.abspath(base)), folder, preferences.log_file("install"))
+        python = Path(os.path.expanduser(bpy.path.abspath(base)))
+        self.steps = runtime.create(python, folder, preferences.log_file("install"))
 
     def execute(self, context):
-        self.begin(context)
         try:
+            self.begin(context)
             for _ in self.steps:
                 time.sleep(tick)
         except errors.LipSyncError as e:
@@ -226,7 +238,10 @@ class LIPSYNC_OT_install_runtime(bpy.types.Operator):
         return {"FINISHED"}
 
     def invoke(self, context, event):
-        self.begin(context)
+        try:
+            self.begin(context)
+        except errors.LipSyncError as e:
+            return report_error(self, e)
         self.timer = context.window_manager.event_timer_add(tick, window=context.window)
         context.window_manager.modal_handler_add(self)
         return {"RUNNING_MODAL"}

@@ -33,7 +33,7 @@ def find(preference: str, folder: Path | None) -> Path:
     variable = os.environ.get("LIPSYNC_PYTHON")
     for named, where in ((preference, "the add-on's preferences"), (variable, "LIPSYNC_PYTHON")):
         if named:
-            path = Path(named).expanduser()
+            path = Path(os.path.expanduser(named))
             if path.is_file():
                 return path
             raise errors.LipSyncError(f"The Python {named} named in {where} does not exist.", "Name another one.")
@@ -103,8 +103,12 @@ def create(base: Path, folder: Path, log: Path) -> Iterator[str]:
             ],
         ),
     )
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("wb") as output:
+    try:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        output = log.open("wb")
+    except OSError as e:
+        raise errors.LipSyncError(f"The log {log} cannot be written: {e.strerror or e}.") from None
+    with output:
         for text, arguments in steps:
             try:
                 process = subprocess.Popen(

@@ -146,6 +146,15 @@ def locked(strip: Any) -> bool:
     return strip.lock or owner.channels[strip.channel].lock
 
 
+def refuse_locked(strip: Any) -> None:
+    """
+    Raises:
+        LipSyncError: the strip is locked, itself or by its channel.
+    """
+    if locked(strip):
+        raise errors.LipSyncError(f"The strip “{strip.name}” is locked.", "Unlock the strip and its channel.")
+
+
 def original_name(strip: Any) -> str:
     """File or folder name of the media a re-dubbed strip had before; empty if it is not re-dubbed."""
     record = record_of(strip)
@@ -392,8 +401,7 @@ def _like(named: str, path: str) -> str:
 
 def _refuse_unsuitable(strip: Any, scene: bpy.types.Scene) -> None:
     name = f"The strip “{strip.name}”"
-    if locked(strip):
-        raise errors.LipSyncError(f"{name} is locked.", "Unlock the strip and its channel.")
+    refuse_locked(strip)
     if len(getattr(strip, "retiming_keys", ())):
         raise errors.LipSyncError(
             f"{name} is retimed, so its speech has no even pace.", "Reset its retiming, or render it to a movie first."

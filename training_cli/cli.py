@@ -9,7 +9,7 @@ import json
 import sys
 from pathlib import Path
 
-from core.errors import JobError, LipSyncError, MediaError
+from core.errors import JobError, LipSyncError, MediaError, OutputError
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -21,6 +21,10 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"lipsync-train: error: {e}", file=sys.stderr)
         if e.hint:
             print(f"hint: {e.hint}", file=sys.stderr)
+        return 2
+    except OSError as e:
+        print(f"lipsync-train: error: {e.filename or 'a file'}: {e.strerror or e}", file=sys.stderr)
+        print("hint: Check the name, the permissions and the free space of the disk.", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("lipsync-train: stopped; the same command goes on from here.", file=sys.stderr)
@@ -117,7 +121,11 @@ def _export(options: argparse.Namespace) -> int:
             card = json.loads(options.card.read_text(encoding="utf-8"))
         except (OSError, ValueError) as e:
             raise JobError(f"The card {options.card} cannot be read: {e}.", "Give a JSON file.") from None
-    Trainer(load_settings(options.run)).save_model(options.output, card)
+    if options.output.exists():
+        raise OutputError(f"{options.output} exists already.", "Choose another name: nothing is overwritten.")
+    # the run may have been moved since
+    settings = dataclasses.replace(load_settings(options.run), output=str(options.run))
+    Trainer(settings).save_model(options.output, card)
     print(options.output)
     return 0
 
@@ -137,8 +145,7 @@ def _evaluate_lips(options: argparse.Namespace) -> int:
             keep = None
             if options.output:
                 options.output.mkdir(parents=True, exist_ok=True)
-                keep = options.output / f"{clip.stem}.mkv"
-                keep.unlink(missing_ok=True)  # a measure's own earlier picture
+                keep = options.output / f"{clip.name}.redubbed.mkv"
             scores.append(lip_score(clip, options.model, options.device, keep))
             print(f"{clip.name}: r {scores[-1].r:.3f}", file=sys.stderr)
         except LipSyncError as e:

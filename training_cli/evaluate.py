@@ -94,7 +94,7 @@ def lip_score(clip: Path, model: str = "", device: str = "auto", keep: Path | No
     return LipScore(
         clip=clip.name,
         frames=int(seen.sum()),
-        r=by_lag[0],
+        r=_correlation(opening[seen], true[seen]),
         lag=max(by_lag, key=lambda lag: by_lag[lag]),
         r_untouched=_correlation(replaced[seen], true[seen]),
         r_replaced=_correlation(opening[seen], replaced[seen]),
@@ -145,7 +145,7 @@ def _mouth(rgb: np.ndarray, points: np.ndarray) -> np.ndarray:
 
 def _lagged(later: np.ndarray, earlier: np.ndarray, seen: np.ndarray, lag: int) -> float:
     """Correlation of later[i + lag] with earlier[i], over the frames that every lag has."""
-    frames = np.arange(most_lag, len(seen) - most_lag) if lag else np.arange(len(seen))
+    frames = np.arange(most_lag, len(seen) - most_lag)
     frames = frames[seen[frames] & seen[frames + lag]]
     return _correlation(later[frames + lag], earlier[frames])
 

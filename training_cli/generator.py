@@ -20,6 +20,7 @@ from __future__ import annotations
 import copy
 import json
 import math
+import pickle
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -41,6 +42,8 @@ from .data import Sampler, Sounding, augment_mel, load_soundings, read_pairs
 from .losses import Lpips, mouth_weights
 
 stages = ("listen", "paint", "speak")
+unreadable = (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError)
+"""What torch.load raises for a file that it cannot or will not read."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,7 @@ class Settings:
     listen_rate: float = 1e-3
     """Learning rate at the start; it falls to nothing over the stage as a cosine, as do the others."""
     paint_rate: float = 1e-3
-    speak_rate: float = 5e-4
+    speak_rate: float = 1e-3
     mouth_weight: float = 6.0
     upper_weight: float = 0.1
     lpips_weight: float = 0.07
@@ -85,7 +88,7 @@ def load_settings(folder: Path) -> Settings:
     """
     try:
         return Settings(**torch.load(folder / "state.pt", map_location="cpu", weights_only=True)["settings"])
-    except (OSError, RuntimeError, KeyError, TypeError, ValueError):
+    except (*unreadable, KeyError, TypeError):
         hint = "Name the output folder of `lipsync-train generator`."
         raise JobError(f"There is no training run in {folder}.", hint) from None
 
@@ -144,15 +147,16 @@ def map_of_statistics(statistics: Tensor) -> Tensor:
 
 @torch.no_grad()
 def fold_negative_means(nets: Nets, shapes: Tensor) -> None:
-    """Gives the teacher only means that an audio map can have: it comes out of a ReLU, so none is below zero.
+    """Gives the teacher only statistics that an audio map can have with ease: means no smaller than deviations.
 
-    What a channel lacks for the given shapes (N, 8) is added to the teacher's mean and taken off again where the
-    aligned features go next; nothing that is drawn in eval mode changes.
+    The map comes out of a ReLU: no mean is below zero, and 36 values of a small mean cannot deviate much. What a channel
+    lacks for the given shapes (N, 8) is added to the teacher's mean and taken off again where the aligned features go
+    next; nothing that is drawn in eval mode changes.
     """
     generator = nets.generator
     channels = generator.audio_channels
-    lowest = nets.teacher(shapes)[:, :channels].amin(0)
-    added = (0.02 - lowest).clamp(min=0)
+    mean, deviation = nets.teacher(shapes).chunk(2, 1)
+    added = (deviation - mean).amax(0).clamp(min=0)
     nets.teacher.layers[-1].bias[:channels] += added
     offset = torch.zeros_like(added)
     for block in generator.align:
@@ -176,8 +180,8 @@ class Trainer:
     """One run. `train()` goes through the stages from wherever the run's state is.
 
     Raises:
-        JobError: the folder holds a run with other settings.
-        MediaError: no data. ModelError: no trunk for LPIPS.
+        ModelError: the folder holds a run of another network, or a damaged one; or no trunk for LPIPS.
+        MediaError: no data.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -244,14 +248,31 @@ class Trainer:
 
     def speak_loss(self, batch: list[tuple[Sounding, int]]) -> dict[str, Tensor]:
         mel, _ = self._sound(batch)
-        assert self.listener
         with torch.no_grad():
-            _, heard = self.listener.hear(mel)
-            wanted = self.listener.teacher((heard * self.settings.expressiveness).clamp(-4, 4))
-            spread = wanted.std(0) + 0.02
+            wanted = self._wanted(mel)
+            spread = wanted.std(0)
+            spread = spread + spread.mean() / 2  # what hardly changes need not be hit to the last digit
         with self._half():
             statistics, _ = self.nets.hear(mel)
         return {"statistics": F.smooth_l1_loss(statistics / spread, wanted / spread)}
+
+    def _wanted(self, mel: Tensor) -> Tensor:
+        """The statistics that the teacher gives for the enlarged shapes that `listen` hears."""
+        assert self.listener
+        _, heard = self.listener.hear(mel)
+        return self.listener.teacher((heard * self.settings.expressiveness).clamp(-4, 4))
+
+    @torch.no_grad()
+    def _match_levels(self, sampler: Sampler) -> None:
+        """Brings the audio map's channels to the level and spread the teacher wants on average, by the last norm alone:
+        gradient steps would take most of the stage for it."""
+        norm = self.nets.generator.audio_encoder[-1].norm
+        for _ in range(12):
+            mel, _ = self._sound(sampler.draw(self.settings.listen_batch))
+            mean, deviation = self.nets.hear(mel)[0].mean(0).chunk(2)
+            wanted_mean, wanted_deviation = self._wanted(mel).mean(0).chunk(2)
+            norm.weight *= (wanted_deviation / deviation).clamp(0.5, 2)
+            norm.bias += wanted_mean - mean
 
     def save_model(self, path: Path | None = None, card: dict[str, Any] | None = None) -> Path:
         """Writes the averaged generator with its card; by default into the run's folder."""
@@ -282,7 +303,9 @@ class Trainer:
         parameters = [p for net in nets for p in net.parameters()]
         if name == "speak":
             # what `listen` and `paint` learnt is fixed as the target
-            self.listener = self.listener or copy.deepcopy(self.average).eval()
+            if self.listener is None:
+                self.listener = copy.deepcopy(self.average).eval()
+                self._match_levels(sampler)
         optimizer = torch.optim.AdamW(parameters, rate, weight_decay=0.01)
         if self.resumed_optimizer:
             optimizer.load_state_dict(self.resumed_optimizer)
@@ -370,7 +393,7 @@ class Trainer:
             state = torch.load(path, map_location="cpu", weights_only=True)
             self.nets.load_state_dict(state["nets"])
             self.average.load_state_dict(state["average"])
-        except (RuntimeError, KeyError, ValueError) as e:
+        except (*unreadable, KeyError) as e:
             raise ModelError(
                 f"The run in {self.folder} does not fit these settings: {str(e).splitlines()[0]}",
                 "Use its own settings, or another output folder.",

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from pickle import UnpicklingError
 
 import torch
 from torch import Tensor, nn
@@ -40,8 +41,8 @@ class Lpips(nn.Module):
                 state = torch.load(Path(trunk), map_location="cpu", weights_only=True)
                 features = {k.removeprefix("features."): v for k, v in state.items() if k.startswith("features.")}
                 self._load_trunk(features)
-            except (OSError, RuntimeError, KeyError, AttributeError, ValueError) as e:
-                raise ModelError(f"{trunk} is no AlexNet of torchvision: {str(e).splitlines()[0]}.", hint) from None
+            except (OSError, RuntimeError, LookupError, AttributeError, ValueError, EOFError, UnpicklingError):
+                raise ModelError(f"{trunk} is no AlexNet of torchvision.", hint) from None
         self.requires_grad_(False).eval()
 
     def _load_trunk(self, features: dict[str, Tensor]) -> None:

@@ -11,12 +11,10 @@ from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 
-import av
 import numpy as np
-from av.error import FFmpegError
 from tqdm import tqdm
 
-from core import audio
+from core import audio, media
 from core.errors import LipSyncError, MediaError
 from core.faces import Tracker, crop, expand
 
@@ -30,12 +28,15 @@ def find_videos(source: Path, manifest: Path | None = None) -> Iterator[tuple[Pa
     """The videos below a folder, with the identity and split of a CSV's row (`file`, `identity`, `split`) if there is
     one; without, a video's folder names its identity, and one identity in twenty goes to `dev`, chosen by its name."""
     if manifest:
-        with open(manifest, newline="", encoding="utf-8") as file:
-            for row in csv.DictReader(file):
-                path = source / row["file"]
-                if path.is_file():
-                    licence = row.get("licence_class", "")
-                    yield path, shards.ClipInfo(row["file"], row["identity"], row["split"], Fraction(0), licence)
+        try:
+            with open(manifest, newline="", encoding="utf-8") as file:
+                for row in csv.DictReader(file):
+                    path, licence = source / row["file"], row.get("licence_class", "")
+                    if path.is_file():
+                        yield path, shards.ClipInfo(row["file"], row["identity"], row["split"], Fraction(0), licence)
+        except (OSError, KeyError, ValueError) as e:
+            hint = "It needs a first line with at least the columns file, identity and split."
+            raise MediaError(f"The manifest {manifest} cannot be read: {e}.", hint) from None
         return
     endings = {".mp4", ".mpg", ".mov", ".mkv", ".avi", ".webm"}
     for path in sorted(p for p in source.rglob("*") if p.suffix.lower() in endings):
@@ -98,37 +99,26 @@ def prepare_clip(path: Path, info: shards.ClipInfo) -> shards.Clip:
     Raises:
         MediaError, SpeechError: the video cannot be used, and why.
     """
-    try:
-        with av.open(str(path)) as container:
-            stream = container.streams.video[0]
-            rate = stream.guessed_rate or stream.average_rate
-            if not rate or stream.time_base is None:
-                raise MediaError("no frame rate")
-            frames: list[np.ndarray] = []
-            first: Fraction | None = None
-            with Tracker(float(rate)) as tracker:
-                for frame in container.decode(stream):
-                    if first is None and frame.pts is not None:
-                        first = frame.pts * stream.time_base
-                    frames.append(frame.to_ndarray(format="rgb24"))
-                    tracker.add(frames[-1])
-                track = tracker.finish()
-    except (FFmpegError, IndexError, OSError) as e:
-        raise MediaError(f"unreadable: {e}") from None
+    film = media.probe(str(path))
+    with Tracker(float(film.rate)) as tracker:
+        for picture in media.read(film):
+            tracker.add(picture.rgb())
+        track = tracker.finish()
     start, end = _longest_run(track.found, track.shot)
     if end - start < shortest:
         raise MediaError(f"the face is seen in only {end - start} frames at a time")
-    wave = audio.load(str(path), (first or Fraction(0)) + start / rate)
+    wave = audio.load(str(path), film.start + start / film.rate)
     if not np.abs(wave).max() > 1e-4:
         raise MediaError("silent")
     to_crop = track.to_crop[start:end]
     kept = track.points[start:end][:, list(shards.points)].astype(np.float64)
     landmarks = np.einsum("tij,tpj->tpi", to_crop[:, :, :2], kept) + to_crop[:, None, :, 2]
     wider = expand(to_crop, shards.margin / shards.crop_size)
-    crops = np.stack([crop(f, m, shards.stored_size) for f, m in zip(frames[start:end], wider, strict=True)])
-    samples = round((end - start) / rate * audio.sample_rate)
+    pictures = media.read(film, start, end - start)
+    crops = np.stack([crop(p.rgb(), m, shards.stored_size) for p, m in zip(pictures, wider, strict=True)])
+    samples = round((end - start) / film.rate * audio.sample_rate)
     wave = np.pad(wave[:samples], (0, max(0, samples - len(wave))))
-    kept_info = shards.ClipInfo(info.source, info.identity, info.split, rate, info.licence)
+    kept_info = shards.ClipInfo(info.source, info.identity, info.split, film.rate, info.licence)
     return shards.Clip(kept_info, crops, landmarks.astype(np.float32), (np.clip(wave, -1, 1) * 32767).astype(np.int16))
 
 

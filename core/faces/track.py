@@ -95,14 +95,14 @@ class Tracker:
         return points
 
     def finish(self) -> Track:
-        """The track over all frames added."""
+        """The track over all frames added; ends the tracker's use."""
         n = len(self._points)
         found = np.array([p is not None for p in self._points], bool)
         shot = np.array(self._shots, np.int32)
         points = np.full((n, point_count, 2), np.nan, np.float32)
         for i, p in enumerate(self._points):
             if p is not None:
-                points[i] = p
+                points[i], self._points[i] = p, None  # one copy at a time
         to_crop = np.full((n, 2, 3), np.nan)
         for run in _runs(found, shot):
             to_crop[run] = smooth(fit(points[run]), self.rate)

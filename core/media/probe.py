@@ -148,24 +148,26 @@ def probe_images(paths: Sequence[str], rate: Fraction) -> SourceInfo:
 
 
 def open_movie(path: str) -> InputContainer:
-    """The movie's container.
+    """The container of a movie, or of a sound file.
 
     Raises:
-        MediaError: no such file, or nothing FFmpeg knows as a movie.
+        MediaError: no such file, or nothing FFmpeg knows as a movie or sound; a list of other files.
     """
     if not os.path.isfile(path):
         raise MediaError(f"There is no file {path}.", "Check the path, or reload the strip in Blender.")
     if os.path.getsize(path) == 0:
-        raise MediaError(f"{path} is empty.", "Copy or export the movie again.")
+        raise MediaError(f"{path} is empty.", "Copy or export it again.")
     try:
         # Playlists are text that can name other files and hosts: only this file may be read.
         container = av.open(f"file:{path}", options={"protocol_whitelist": "file"}, metadata_errors="ignore")
     except (FFmpegError, OSError, ValueError):
-        raise MediaError(f"{path} is not a movie that can be read.") from None
+        raise MediaError(f"{path} is not a movie or sound file that can be read.") from None
     name = container.format.name
-    if name.endswith("_pipe") or name in ("image2", "tty", "hls", "concat"):
+    if name.endswith("_pipe") or name in ("image2", "tty", "hls", "dash", "sdp", "concat"):
         container.close()
-        raise MediaError(f"{path} is not a movie but {name.removesuffix('_pipe')}.", "Name a movie file.")
+        raise MediaError(
+            f"{path} is not a movie or sound file but {name.removesuffix('_pipe')}.", "Name the movie or sound itself."
+        )
     return container
 
 

@@ -3,7 +3,8 @@
 
 The tests put it in the place of core/worker.py. It keeps every job, with a copy of its speech, in $ECHO_FOLDER, and
 behaves badly when the file $ECHO_FOLDER/behave says so: `hang` (waits until it is told to stop), `die` (kill -9 of
-itself half-way, with a half-made file), `face` (finds none), `noise` (an answer that is none), `warn`.
+itself half-way; both leave a half-made file), `face` (finds none), `noise` (an answer that is none), `short` (makes a
+frame too few), `warn`.
 """
 
 from __future__ import annotations
@@ -60,8 +61,11 @@ def work(request: job.RedubJob) -> job.Result | job.Failure:
         return job.Failure("NoFaceError", f"There is no face in {request.video}.", "Choose other footage.")
     if behave == "noise":
         print("hello there", flush=True)
-    if behave == "die":
+    if behave == "short":
+        chosen.pop()
+    if behave in ("die", "hang"):
         (output.parent / f".{output.name}.1234.part{output.suffix}").write_bytes(b"half")
+    if behave == "die":
         say(job.Progress("lips", 1, count))
         os.kill(os.getpid(), signal.SIGKILL)
     while behave == "hang" and not cancelled.is_set():
@@ -82,7 +86,7 @@ def work(request: job.RedubJob) -> job.Result | job.Failure:
         footage.encode(output, new, rate)
     say(job.Progress("lips", count, count))
     warnings = ("The lips will look soft.",) if behave == "warn" else ()
-    return job.Result(request.output, count, count, warnings=warnings, images=names if request.images else ())
+    return job.Result(request.output, len(new), len(new), warnings=warnings, images=names if request.images else ())
 
 
 if __name__ == "__main__":

@@ -51,7 +51,7 @@ def test_a_saved_film_is_dubbed_and_saved(addon, film, tmp_path):
     assert addon.headless.redub_file(film) == 0
     bpy.ops.wm.read_homefile(use_empty=True)
     bpy.ops.wm.open_mainfile(filepath=str(film))
-    assert media(addon) == {"one": "clip_lipsync_001.mov", "two": "clip_lipsync_002.mov", "b-roll": "clip.mp4"}
+    assert media(addon) == {"one": "clip_lipsync_001.mp4", "two": "clip_lipsync_002.mp4", "b-roll": "clip.mp4"}
     assert footage.shown(bpy.context.scene, 41, 70, tmp_path / "two") == [n | footage.dubbed for n in range(30)]
 
 
@@ -63,7 +63,7 @@ def test_named_strips_go_to_another_file_and_come_back(addon, film, tmp_path):
     assert addon.headless.main(["--strip", "two", "--speech", "speech", "-o", str(other)]) == 0
     assert film.read_bytes() == before
     bpy.ops.wm.open_mainfile(filepath=str(other))
-    assert media(addon) == {"one": "clip.mp4", "two": "clip_lipsync_001.mov", "b-roll": "clip.mp4"}
+    assert media(addon) == {"one": "clip.mp4", "two": "clip_lipsync_001.mp4", "b-roll": "clip.mp4"}
     assert addon.headless.main(["--revert"]) == 0
     bpy.ops.wm.open_mainfile(filepath=str(other))
     assert set(media(addon).values()) == {"clip.mp4"}
@@ -84,6 +84,9 @@ def test_a_failed_strip_shows_in_the_exit_status_and_leaves_the_film(addon, film
         (["--strip", "three"], "has no movie or image-sequence strip “three”"),
         (["--scene", "Act 2"], "There is no scene “Act 2”"),
         (["--nonsense"], "unrecognized arguments"),
+        (["--revert", "--strip", "three"], "has no movie or image-sequence strip “three”"),
+        (["-o", "gone/film.blend"], "cannot be saved as"),
+        (["--revert", "-o", "."], "it is a folder"),
     ],
 )
 def test_a_mistake_in_the_request_is_status_2_and_one_sentence(addon, film, capfd, arguments, words):
@@ -92,6 +95,18 @@ def test_a_mistake_in_the_request_is_status_2_and_one_sentence(addon, film, capf
     said = capfd.readouterr().err
     assert words in said and "Traceback" not in said
     assert film.read_bytes() == before
+    assert not list((film.parent / "echo").glob("*.json")), "the mistake was found only after the work"
+
+
+def test_a_locked_strip_is_not_reverted_behind_its_owners_back(addon, film, capfd):
+    import bpy
+
+    assert addon.headless.main(["--strip", "one", "--strip", "two"]) == 0
+    dubbed = media(addon)
+    next(s for s in addon.strips.all_strips(bpy.context.scene) if s.name == "two").lock = True
+    assert addon.headless.main(["--revert"]) == 2
+    assert "The strip “two” is locked" in capfd.readouterr().err
+    assert media(addon) == dubbed
 
 
 def test_a_file_that_is_no_film_is_status_2(addon, tmp_path, capfd):

@@ -152,9 +152,9 @@ def test_the_real_worker_greets_and_refuses_bad_media(tmp_path):
     try:
         hello = worker.receive(60)
         assert isinstance(hello, job.Hello) and hello.version == __version__
-        worker.send(job.RedubJob(speech="none.wav", output=str(tmp_path / "out.mov"), video=str(tmp_path / "text.mp4")))
+        worker.send(job.RedubJob(speech="none.wav", output=str(tmp_path / "out.mp4"), video=str(tmp_path / "text.mp4")))
         answer = worker.receive(120)
         assert isinstance(answer, job.Failure) and answer.kind == "MediaError" and answer.hint
     finally:
         worker.close()
-    assert not (tmp_path / "out.mov").exists()
+    assert not (tmp_path / "out.mp4").exists()

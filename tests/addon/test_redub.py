@@ -156,11 +156,11 @@ def test_the_whole_shot_gets_new_pictures_and_revert_gives_exactly_the_old_strip
     assert pictures == list(range(60))
 
     assert cut.redub() == {"FINISHED"}
-    assert strip.filepath == str(tmp_path / "lipsync" / "clip_lipsync_001.mov")
+    assert strip.filepath == str(tmp_path / "lipsync" / "clip_lipsync_001.mp4")
     changed = {k for k, v in cut.state(strip).items() if v != before[k]}
     assert changed == {"filepath", "custom"}
     assert cut.shown(11, 70, "after") == marked(range(60))
-    assert [path.name for path in (tmp_path / "lipsync").iterdir()] == ["clip_lipsync_001.mov"]
+    assert [path.name for path in (tmp_path / "lipsync").iterdir()] == ["clip_lipsync_001.mp4"]
 
     assert bpy.ops.lipsync.revert() == {"FINISHED"}
     assert cut.state(strip) == before
@@ -245,14 +245,14 @@ def test_a_second_take_is_made_from_the_original_and_nothing_is_overwritten(cut,
     cut.speech()
     before = cut.state(strip)
     cut.redub()
-    first = (tmp_path / "lipsync" / "clip_lipsync_001.mov").read_bytes()
+    first = (tmp_path / "lipsync" / "clip_lipsync_001.mp4").read_bytes()
     cut.trim(strip, 31, 56)
     assert cut.redub() == {"FINISHED"}
     jobs = cut.jobs(echo)
     assert [j["video"] for j in jobs] == [str(clip), str(clip)]
     assert [(j["start_frame"], j["frame_count"]) for j in jobs] == [(30, 30), (30, 25)]
-    assert (tmp_path / "lipsync" / "clip_lipsync_001.mov").read_bytes() == first
-    assert Path(strip.filepath).name == "clip_lipsync_002.mov"
+    assert (tmp_path / "lipsync" / "clip_lipsync_001.mp4").read_bytes() == first
+    assert Path(strip.filepath).name == "clip_lipsync_002.mp4"
     assert cut.shown(31, 55, "after") == marked(range(30, 55))
     bpy.ops.lipsync.revert()
     cut.trim(strip, 31, 61)
@@ -270,7 +270,7 @@ def test_revert_after_saving_moving_and_splitting(cut, echo, tmp_path):
     cut.trim(strip, 31, 91)
     cut.speech()
     cut.redub()
-    assert strip.filepath == "//lipsync/clip_lipsync_001.mov" and cut.addon.strips.record_of(strip)
+    assert strip.filepath == "//lipsync/clip_lipsync_001.mp4" and cut.addon.strips.record_of(strip)
     setattr(strip, cut.addon.strips._start, getattr(strip, cut.addon.strips._start) + 7)
     right = strip.split(frame=68, split_method="SOFT")
     assert right is not None
@@ -350,7 +350,7 @@ def test_several_strips_are_done_and_one_bad_one_does_not_stop_the_others(cut, e
     locked.lock = True
     cut.speech()
     assert cut.redub() == {"FINISHED"}
-    assert {Path(s.filepath).name for s in (first, second)} == {"clip_lipsync_001.mov", "clip_lipsync_002.mov"}
+    assert {Path(s.filepath).name for s in (first, second)} == {"clip_lipsync_001.mp4", "clip_lipsync_002.mp4"}
     assert locked.filepath == str(clip)
     assert cut.shown(41, 70, "two") == marked(range(30))
 
@@ -380,7 +380,14 @@ def test_a_worker_killed_in_the_middle_leaves_everything_as_it_was(cut, echo, tm
     assert cut.redub() == {"FINISHED"}
 
 
-@pytest.mark.parametrize(("behave", "words"), [("face", "There is no face in"), ("noise", "of the wrong kind")])
+@pytest.mark.parametrize(
+    ("behave", "words"),
+    [
+        ("face", "There is no face in"),
+        ("noise", "of the wrong kind"),
+        ("short", "has 29 frames, but the strip needs 30"),
+    ],
+)
 def test_a_job_that_fails_changes_nothing(cut, echo, tmp_path, behave, words):
     strip = cut.movie(footage.movie(tmp_path / "clip.mp4", 30))
     cut.speech()
@@ -416,8 +423,8 @@ def test_cancel_stops_the_worker_and_changes_nothing(cut, echo, tmp_path):
     assert len(cut.jobs(echo)) == 1
 
 
-def test_closing_the_file_ends_the_worker(cut, echo, tmp_path):
-    """A worker left behind would keep the graphics card."""
+def test_closing_the_file_ends_the_worker_and_leaves_nothing_half_written(cut, echo, tmp_path):
+    """A worker left behind would keep the graphics card; half of a movie would stay on the disk for ever."""
     import bpy
 
     strip = cut.movie(footage.movie(tmp_path / "clip.mp4", 30))
@@ -426,9 +433,11 @@ def test_closing_the_file_ends_the_worker(cut, echo, tmp_path):
     work = cut.addon.batch.Batch(cut.scene, [strip], cut.addon.preferences.settings(bpy.context))
     while not (echo / "hanging").exists():
         work.step(0.05)
+    assert list((tmp_path / "lipsync").iterdir())
     work.close()
     with pytest.raises(ProcessLookupError):
         os.kill(int((echo / "hanging").read_text()), 0)
+    assert not (tmp_path / "lipsync").exists()
 
 
 def test_a_strip_renamed_unmarked_or_split_during_the_job_is_still_found(cut, echo, tmp_path):
@@ -573,11 +582,11 @@ def test_an_undo_takes_the_redub_back(cut, echo, tmp_path):
     def playing():
         return Path(next(s for s in cut.addon.strips.all_strips(bpy.context.scene) if s.type == "MOVIE").filepath).name
 
-    assert playing() == "clip_lipsync_001.mov"
+    assert playing() == "clip_lipsync_001.mp4"
     bpy.ops.ed.undo()
     assert playing() == "clip.mp4"
     bpy.ops.ed.redo()
-    assert playing() == "clip_lipsync_001.mov"
+    assert playing() == "clip_lipsync_001.mp4"
 
 
 def test_a_strip_inside_a_meta_strip(cut, echo, tmp_path):
@@ -594,3 +603,19 @@ def test_a_strip_inside_a_meta_strip(cut, echo, tmp_path):
         work.step(0.05)
     assert not work.problems and "clip_lipsync_001" in inner[0].filepath
     assert cut.shown(1, 30, "meta") == marked(range(30))
+
+
+@pytest.mark.parametrize(
+    ("base", "words"), [("", "No Python is named"), (" ", "No Python is named"), ("~/none", "/none")]
+)
+def test_a_runtime_from_no_python_is_refused_in_one_sentence(cut, tmp_path, monkeypatch, base, words):
+    import bpy
+
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    bpy.context.preferences.system.use_online_access = True
+    bpy.context.preferences.addons[cut.addon.root].preferences.base_python = base
+    with pytest.raises(RuntimeError, match=words) as caught:
+        bpy.ops.lipsync.install_runtime()
+    said = str(caught.value)
+    assert "Traceback" not in said and "~" not in said

@@ -3,7 +3,10 @@
 
 from __future__ import annotations
 
+import os
+import struct
 from fractions import Fraction
+from pathlib import Path
 
 import librosa
 import numpy as np
@@ -58,6 +61,35 @@ def test_sound_is_placed_on_the_pictures_clock(tmp_path):
     late, early = audio.load(str(path), Fraction(-1, 10)), audio.load(str(path), Fraction(1, 10))
     assert (late[:1600] == 0).all() and np.allclose(late[1600:], tone(1), atol=1e-4)
     assert np.allclose(early, tone(1)[1600:], atol=1e-4)
+
+
+def test_a_tag_that_is_not_utf_8_does_not_make_the_speech_unusable(tmp_path: Path) -> None:
+    """Recorders and editors on Windows write the artist's name in the local code page."""
+    path = tmp_path / "speech.wav"
+    soundfile.write(path, tone(1), 16000)
+    artist = b"M\xfcller\0\0"
+    info = b"INFOIART" + struct.pack("<I", len(artist)) + artist
+    content = path.read_bytes() + b"LIST" + struct.pack("<I", len(info)) + info
+    path.write_bytes(content[:4] + struct.pack("<I", len(content) - 8) + content[8:])
+    assert len(audio.load(str(path))) == 16000
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no file names with a colon")
+def test_a_colon_in_a_relative_name_is_no_protocol(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with open("take:1.wav", "wb") as file:
+        soundfile.write(file, tone(1), 16000, format="WAV")
+    assert len(audio.load("take:1.wav")) == 16000
+
+
+def test_a_playlist_is_no_speech_even_when_it_is_named_so(tmp_path: Path) -> None:
+    """A file from elsewhere must not lead to the user's other files."""
+    soundfile.write(tmp_path / "private.wav", tone(1), 16000)
+    playlist = tmp_path / "speech.wav"
+    playlist.write_text("ffconcat version 1.0\nfile private.wav\n")
+    with pytest.raises(SpeechError, match="concat") as caught:
+        audio.load(str(playlist))
+    assert caught.value.hint
 
 
 def test_files_without_speech_are_refused_with_a_hint(tmp_path):

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -194,6 +195,39 @@ def test_an_interrupted_job_leaves_nothing(
     assert process.returncode == 130
     assert "Traceback" not in err
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows sends Ctrl-C to consoles, not to processes")
+def test_an_interrupted_batch_says_what_is_done(
+    inputs: list[str], make_clip: Callable[..., Path], tmp_path: Path
+) -> None:
+    """Whoever hears that nothing was changed starts all jobs again, and loses hours of them."""
+    program = (
+        "import sys\nfrom core import cli, redub\nrun = redub.run\n"
+        "def telling(job, report):\n"
+        "    return run(job, lambda p: print(job.output, p.stage, flush=True) if p.done == 1 else None)\n"
+        "redub.run = telling\nsys.exit(cli.main(sys.argv[1:]))"
+    )
+    video, speech, _, model, _, device = inputs
+    first = RedubJob(
+        video=video, speech=speech, model=model, device=device, output=str(tmp_path / "a.mkv"), frame_count=3
+    )
+    second = replace(first, video=str(make_clip(300)), output=str(tmp_path / "b.mkv"), frame_count=None)
+    jobs = tmp_path / "jobs.jsonl"
+    jobs.write_text(f"{to_json(first)}\n{to_json(second)}\n")
+    process = subprocess.Popen(
+        [sys.executable, "-c", program, "batch", str(jobs)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout
+    while (said := process.stdout.readline()) != f"{second.output} lips\n":
+        assert said, "the batch ended before it could be interrupted"
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert "line 2" in err
+    assert "complete" in err
+    assert "nothing was changed" not in err
+    assert sorted(os.listdir(tmp_path)) == ["a.mkv", "jobs.jsonl"]
 
 
 def test_the_doctor_names_what_is_missing(

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import pickle
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -128,6 +129,21 @@ def test_a_device_that_is_not_there_is_refused():
         with pytest.raises(DeviceError):
             choose_device(name)
     assert choose_device("cpu").type == "cpu"
+
+
+def test_too_little_gpu_memory_is_told_with_what_helps(tmp_path, monkeypatch):
+    path = tmp_path / "model.safetensors"
+    save_generator(path, Generator(GeneratorConfig(width=0.25, align_blocks=1)), {})
+    engine = Engine(str(path), "cpu")
+
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    monkeypatch.setattr(engine.generator, "forward", full)
+    faces = np.zeros((3, 96, 96, 3), np.uint8)
+    with pytest.raises(DeviceError, match="3 frames") as caught:
+        engine.generate(faces, faces[:1], np.zeros((3, 80, 16), np.float32))
+    assert "--batch-size" in caught.value.hint
 
 
 def test_engine_never_looks_at_the_lips_it_replaces(tmp_path):

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 import pytest
 
-from core import compose, media, redub
+from core import compose, faces, media, redub, reference
 from core.errors import Cancelled, JobError, LipSyncError, MediaError, ModelError, NoFaceError, OutputError, SpeechError
 from core.faces import Track
 from core.job import Progress, RedubJob, Result
@@ -198,6 +198,85 @@ def test_a_cancelled_job_leaves_nothing(make_job: MakeJob, tmp_path: Path, stage
     assert left_in(tmp_path) == []
 
 
+def test_the_movies_own_rate_may_be_said_and_another_only_without_the_speech_as_sound(
+    make_job: MakeJob, tmp_path: Path
+) -> None:
+    for name, rate, sound in (("own.mkv", 25, "speech"), ("other.mkv", 24, "none")):
+        job = make_job(output=str(tmp_path / name), rate=Fraction(rate), sound=sound, frame_count=2)
+        assert redub.run(job).frames == 2
+
+
+@pytest.fixture
+def many_shots(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The face is followed as ever, but every ten frames count as a shot of their own."""
+    follow = redub._follow_face
+
+    def cut(*arguments: Any) -> Track:
+        track = follow(*arguments)
+        return replace(track, shot=np.arange(len(track.found), dtype=np.int32) // 10)
+
+    monkeypatch.setattr(redub, "_follow_face", cut)
+
+
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many pictures each read of the footage has handed out."""
+    counts: list[int] = []
+    read = media.read
+
+    def counted(*arguments: Any) -> Iterator[media.Picture]:
+        counts.append(0)
+        this = len(counts) - 1
+        for picture in read(*arguments):
+            counts[this] += 1
+            yield picture
+
+    monkeypatch.setattr(media, "read", counted)
+    return counts
+
+
+@pytest.mark.usefixtures("many_shots")
+def test_footage_with_many_cuts_is_read_three_times_not_once_a_cut(make_job: MakeJob, reads: list[int]) -> None:
+    """Most containers are decoded from their beginning: a read for each reference would take hours of an hour."""
+    redub.run(make_job())
+    assert len(reads) == 3
+    assert max(reads) == frames
+
+
+@pytest.mark.usefixtures("many_shots")
+def test_a_job_can_be_cancelled_while_references_are_looked_for(
+    make_job: MakeJob, reads: list[int], tmp_path: Path
+) -> None:
+    with pytest.raises(Cancelled):
+        redub.run(make_job(), cancelled=lambda: len(reads) == 2 and reads[1] == 2)
+    assert reads == [frames, 2]
+    assert left_in(tmp_path) == []
+
+
+@pytest.mark.usefixtures("many_shots")
+@pytest.mark.parametrize("kind", ["movie", "images"])
+def test_each_shot_gets_the_sharpest_of_its_own_candidates(make_job: MakeJob, tmp_path: Path, kind: str) -> None:
+    """A reference of another shot would paint another person's mouth."""
+    job = make_job(start_frame=3, sound="none")
+    if kind == "images":
+        names = [str(tmp_path / f"{i:02}.png") for i in range(frames)]
+        for name, picture in zip(names, media.read(media.probe(job.video)), strict=True):
+            cv2.imwrite(name, picture.rgb()[..., ::-1])
+        job = replace(job, video="", images=tuple(names), rate=Fraction(25))
+    shot = redub._open(job)
+    track = redub._follow_face(shot, lambda frame: None)
+    plan = redub.plan_effect(track, shot.rate, Fraction(0), Fraction(17, 25))  # the third shot keeps its lips
+    chosen = redub.choose_references(shot, track, plan, 96)
+    pictures = [picture.rgb() for picture in shot.pictures()]
+    assert sorted(chosen) == [0, 1]
+    for number, crop in chosen.items():
+        candidates = reference.candidates(track, number)
+        assert len(candidates) == 5
+        assert all(track.shot[frame] == number for frame in candidates)
+        crops = [faces.crop(pictures[frame], track.to_crop[frame], 96) for frame in candidates]
+        assert (crop == max(crops, key=reference.sharpness)).all()
+
+
 def _wrong_inputs(tmp_path: Path) -> dict[str, tuple[dict[str, object], type[LipSyncError]]]:
     import pickle
 
@@ -222,6 +301,7 @@ def _wrong_inputs(tmp_path: Path) -> dict[str, tuple[dict[str, object], type[Lip
         "a checkpoint of another shape": ({"model": str(shape)}, ModelError),
         "a range past the end": ({"start_frame": 20, "frame_count": 11}, JobError),
         "a start past the end": ({"start_frame": frames}, JobError),
+        "speech at another rate than the movie's": ({"rate": Fraction(24), "sound": "speech"}, JobError),
         "an existing output": ({"output": str(existing)}, OutputError),
         "no such folder": ({"output": str(tmp_path / "gone" / "out.mkv")}, OutputError),
         "a container that cannot hold it": ({"output": str(tmp_path / "out.txt")}, OutputError),
@@ -238,6 +318,7 @@ wrong = (
     "a checkpoint of another shape",
     "a range past the end",
     "a start past the end",
+    "speech at another rate than the movie's",
     "an existing output",
     "no such folder",
     "a container that cannot hold it",

@@ -135,6 +135,31 @@ def test_a_users_mistake_is_a_failure_and_the_worker_goes_on(start: Callable[...
     assert not any("Traceback" in line for line in driver.errors)
 
 
+def test_no_line_makes_the_worker_deaf(start: Callable[..., Driver], long_job: RedubJob) -> None:
+    """A listener that dies of a line would leave a job that cannot be cancelled and a process that never ends."""
+    # The first stands for lines nobody thought of; the nesting is deeper than Python follows.
+    program = (
+        "from core import worker\nread = worker.from_json\n"
+        "def fragile(line): return read(line) if 'unheard of' not in line else {}['unheard of']\n"
+        "worker.from_json = fragile\nworker.main()"
+    )
+    driver = start("-c", program)
+    assert isinstance(driver.hear(), Hello)
+    bad = ("unheard of", "[" * 200_000, "null", "7", '{"type": []}', '{"type": "redub", "video": {"a": 1}}', "\0")
+    for line in bad:
+        driver.say(line)
+        failure = driver.until(Failure)
+        assert failure.kind == "JobError", line[:40]
+        assert failure.message
+        assert failure.hint
+    driver.say(to_json(long_job))
+    while driver.until(Progress).stage != "lips":
+        pass
+    driver.say(to_json(Cancel()))
+    assert driver.until((Failure, Result)).kind == "Cancelled"  # type: ignore[union-attr]
+    assert driver.end() == 0
+
+
 def test_cancel_stops_the_job_and_leaves_nothing(
     start: Callable[..., Driver], long_job: RedubJob, job: RedubJob
 ) -> None:

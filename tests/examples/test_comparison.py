@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import av
 import comparison
+import demo
 import numpy as np
 import portrait
 import pytest
@@ -55,6 +57,35 @@ def test_a_codec_that_mp4_cannot_hold_gets_a_container_that_can(tmp_path: Path) 
     film = comparison.add_speech(source, speech, tmp_path / "film.mp4")
     assert film.suffix == ".mkv"
     assert packets(film) == packets(source)
+
+
+def test_a_tag_that_is_not_utf8_does_not_stop_the_comparison(shot: Path, tmp_path: Path) -> None:
+    """Old cameras and Windows programs write titles in Latin-1."""
+    tagged = tmp_path / "tagged.mkv"
+    with av.open(str(shot)) as source, av.open(str(tagged), "w") as container:
+        container.metadata["title"] = "cafX"
+        stream = container.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(video=0):
+            if packet.size:
+                packet.stream = stream
+                container.mux(packet)
+    tagged.write_bytes(tagged.read_bytes().replace(b"cafX", b"caf\xe9"))
+    with pytest.raises(UnicodeDecodeError):
+        av.open(str(tagged))
+    assert packets(comparison.add_speech(tagged, speech, tmp_path / "film.mp4")) == packets(shot)
+
+
+@pytest.mark.parametrize("name", ["after.mp4", "before.mkv"])
+@pytest.mark.parametrize("option", ["--video", "--speech"])
+def test_a_demonstration_of_its_own_result_is_refused_and_the_file_stays(
+    shot: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, option: str, name: str
+) -> None:
+    own = tmp_path / name
+    own.write_bytes(shot.read_bytes())
+    monkeypatch.setattr(sys, "argv", ["demo.py", "--out", str(tmp_path), option, str(own)])
+    with pytest.raises(SystemExit, match="is a file that the demonstration replaces"):
+        demo.main()
+    assert own.read_bytes() == shot.read_bytes() and list(tmp_path.iterdir()) == [own]
 
 
 def test_the_sheet_shows_the_face_before_above_after(shot: Path) -> None:
