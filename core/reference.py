@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Which frame of a shot shows the net whose mouth it paints: sharp, frontal, usual in pose, the lips about closed."""
+"""Which frame of a shot shows the net whose mouth it paints: sharp, usual in pose, the lips about closed."""
 
 from __future__ import annotations
 
@@ -36,7 +36,9 @@ def _unsuitable(track: faces.Track, frames: np.ndarray) -> np.ndarray:
     upright = np.einsum("nij,nkj->nki", to_crop[:, :, :2], points[:, [nose_tip, left_cheek, right_cheek]])
     upright += to_crop[:, None, :, 2]
     nose, sides = upright[:, 0], upright[:, 1:].mean(axis=1)
-    yaw = np.abs(nose[:, 0] - sides[:, 0])
+    yaw = nose[:, 0] - sides[:, 0]
     pitch = nose[:, 1] - sides[:, 1]
     opening = faces.lip_opening(points)
-    return yaw + np.abs(pitch - np.median(pitch)) + np.abs(opening - np.quantile(opening, 0.3))
+    # the usual pose, not the most frontal one: what a turned face hides, its reference must not show
+    turned = np.abs(yaw - np.median(yaw)) + np.abs(pitch - np.median(pitch))
+    return turned + np.abs(opening - np.quantile(opening, 0.3))

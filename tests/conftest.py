@@ -30,6 +30,15 @@ ClipMaker = Callable[..., Path]
 
 
 @pytest.fixture(scope="session")
+def footage() -> Path:
+    """The folder of real clips beside the project; a test that needs it is skipped where there is none."""
+    folder = Path(__file__).resolve().parents[2] / "shared" / "clips"
+    if not folder.is_dir():
+        pytest.skip("no folder ../shared/clips beside the project")
+    return folder
+
+
+@pytest.fixture(scope="session")
 def make_clip(tmp_path_factory: pytest.TempPathFactory) -> ClipMaker:
     """make_clip(frames=30, faceless=range(0), rate=25, pixel_format="yuv420p", tone=True): a swaying portrait.
 

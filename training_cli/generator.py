@@ -25,7 +25,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -34,6 +34,8 @@ from torch.nn import functional as F
 
 from core.allocator import keep_freed_memory
 from core.errors import JobError, ModelError
+from core.nets.align import AlignBlock
+from core.nets.blocks import ResidualBlock
 from core.nets.checkpoint import save_generator
 from core.nets.generator import Generator, GeneratorConfig
 
@@ -149,26 +151,26 @@ def map_of_statistics(statistics: Tensor) -> Tensor:
 def fold_negative_means(nets: Nets, shapes: Tensor) -> None:
     """Gives the teacher only statistics that an audio map can have with ease: means no smaller than deviations.
 
-    The map comes out of a ReLU: no mean is below zero, and 36 values of a small mean cannot deviate much. What a channel
-    lacks for the given shapes (N, 8) is added to the teacher's mean and taken off again where the aligned features go
-    next; nothing that is drawn in eval mode changes.
+    The map comes out of a ReLU: no mean is below zero, and 36 values of a small mean cannot deviate much. What a
+    channel lacks for the given shapes (N, 8) is added to the teacher's mean and taken off again where the aligned
+    features go next; nothing that is drawn in eval mode changes.
     """
     generator = nets.generator
     channels = generator.audio_channels
     mean, deviation = nets.teacher(shapes).chunk(2, 1)
     added = (deviation - mean).amax(0).clamp(min=0)
-    nets.teacher.layers[-1].bias[:channels] += added
+    cast(nn.Linear, nets.teacher.layers[-1]).bias[:channels].add_(added)
     offset = torch.zeros_like(added)
     for block in generator.align:
-        ffc = block.ffc
+        ffc = cast(AlignBlock, block).ffc
         near, far = offset.split([ffc.n_local, ffc.n_global])
         to_near = _constant_through(ffc.local_to_local, near) + _constant_through(ffc.global_to_local, far)
-        ffc.norm.running_mean += torch.cat([to_near, _constant_through(ffc.local_to_global, near)])
-        narrow, norm, _ = ffc.global_to_global.narrow
-        norm.running_mean += _constant_through(narrow, far)
+        cast(Tensor, ffc.norm.running_mean).add_(torch.cat([to_near, _constant_through(ffc.local_to_global, near)]))
+        narrow, norm = ffc.global_to_global.narrow[0], ffc.global_to_global.narrow[1]
+        cast(Tensor, norm.running_mean).add_(_constant_through(cast(nn.Conv2d, narrow), far))
         offset = offset + added
-    conv = generator.decoder[0][0]
-    conv.bias -= _constant_through(conv, offset)
+    conv = cast(nn.Conv2d, cast(nn.Sequential, generator.decoder[0])[0])
+    cast(Tensor, conv.bias).sub_(_constant_through(conv, offset))
 
 
 def _constant_through(conv: nn.Conv2d, constant: Tensor) -> Tensor:
@@ -266,13 +268,13 @@ class Trainer:
     def _match_levels(self, sampler: Sampler) -> None:
         """Brings the audio map's channels to the level and spread the teacher wants on average, by the last norm alone:
         gradient steps would take most of the stage for it."""
-        norm = self.nets.generator.audio_encoder[-1].norm
+        norm = cast(ResidualBlock, self.nets.generator.audio_encoder[-1]).norm
         for _ in range(12):
             mel, _ = self._sound(sampler.draw(self.settings.listen_batch))
             mean, deviation = self.nets.hear(mel)[0].mean(0).chunk(2)
             wanted_mean, wanted_deviation = self._wanted(mel).mean(0).chunk(2)
-            norm.weight *= (wanted_deviation / deviation).clamp(0.5, 2)
-            norm.bias += wanted_mean - mean
+            norm.weight.mul_((wanted_deviation / deviation).clamp(0.5, 2))
+            norm.bias.add_(wanted_mean - mean)
 
     def save_model(self, path: Path | None = None, card: dict[str, Any] | None = None) -> Path:
         """Writes the averaged generator with its card; by default into the run's folder."""
@@ -301,11 +303,10 @@ class Trainer:
         rate = getattr(s, f"{name}_rate")
         batch = s.paint_batch if name == "paint" else s.listen_batch
         parameters = [p for net in nets for p in net.parameters()]
-        if name == "speak":
+        if name == "speak" and self.listener is None:
             # what `listen` and `paint` learnt is fixed as the target
-            if self.listener is None:
-                self.listener = copy.deepcopy(self.average).eval()
-                self._match_levels(sampler)
+            self.listener = copy.deepcopy(self.average).eval()
+            self._match_levels(sampler)
         optimizer = torch.optim.AdamW(parameters, rate, weight_decay=0.01)
         if self.resumed_optimizer:
             optimizer.load_state_dict(self.resumed_optimizer)

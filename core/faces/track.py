@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import pairwise, product
 from typing import Any, Self
 
 import cv2
@@ -19,6 +19,8 @@ mesh_size = 512
 """Longest side of the window the face mesh looks at."""
 window_factor = 2.2
 """Side of that window over the face's."""
+smallest_tile = 240
+"""Side in pixels below which no tile is searched; the detector sees 192 pixels of whatever it gets."""
 cut_difference = 28.0
 """Mean difference of two thumbnails, in levels, that makes a cut."""
 
@@ -118,13 +120,14 @@ class Tracker:
         """A window around the largest face; in a frame where none is seen, tiles are searched for a small one."""
         height, width = rgb.shape[:2]
         face = self._largest(rgb, 0, 0)
-        if face is None and self._without % 12 == 0 and max(height, width) > 480:  # tiles cost six detections
-            side = round(0.6 * max(height, width))
-            for top in {0, max(0, height - side)}:
-                for left in {0, max(0, (width - side) // 2), max(0, width - side)}:
+        if face is None and self._without % 12 == 0:  # tiles cost dozens of detections
+            for side in (s for s in (max(height, width) * 6 // 10, max(height, width) * 3 // 10) if s > smallest_tile):
+                for top, left in product(_tiles(height, side), _tiles(width, side)):
                     found = self._largest(rgb[top : top + side, left : left + side], left, top)
                     if found and (face is None or found[2] > face[2]):
                         face = found
+                if face:
+                    break
         return face and self._window_around(face, rgb)
 
     def _largest(self, rgb: np.ndarray, left: int, top: int) -> tuple[float, float, float] | None:
@@ -172,6 +175,12 @@ class Tracker:
             self._window = self._window_around((*middle, size), rgb)
             self._mesh.reset()
         return points
+
+
+def _tiles(length: int, side: int) -> list[int]:
+    """Where tiles begin that cover a length and overlap by a third or more, so that a face is whole in one."""
+    count = max(1, -(-(length - side) * 3 // (2 * side)) + 1)
+    return [round(i * max(0, length - side) / max(1, count - 1)) for i in range(count)]
 
 
 def _jumped(before: np.ndarray, after: np.ndarray) -> bool:

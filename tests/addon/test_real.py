@@ -142,7 +142,11 @@ def test_real_footage_on_the_timeline_gets_new_lips_and_its_old_ones_back(real_a
 
     source = next(clip for clip in clips if clip.match(kind))
     path = str(shutil.copy(source, tmp_path))
-    shot.filepath = path
+    editor = bpy.context.scene.sequence_editor
+    strips = editor.strips if hasattr(editor, "strips") else editor.sequences
+    strips.remove(shot)
+    shot = strips.new_movie(name="real", filepath=path, channel=1, frame_start=1)
+    shot.select = True
     frames = shot.frame_duration
     bpy.context.preferences.addons[real_addon.root].preferences.device = "cpu"
     assert bpy.ops.lipsync.redub() == {"FINISHED"}

@@ -179,7 +179,9 @@ def test_an_interrupted_job_leaves_nothing(
     inputs: list[str], make_clip: Callable[..., Path], tmp_path: Path, sent: signal.Signals
 ) -> None:
     program = (
-        "import sys\nfrom core import cli, redub\nrun = redub.run\n"
+        "import signal, sys\nfrom core import cli, redub\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # the jobs of a shell's background ignore it
+        "run = redub.run\n"
         "def telling(job, report):\n"
         "    return run(job, lambda p: print(p.stage, flush=True) if p.stage == 'lips' else None)\n"
         "redub.run = telling\nsys.exit(cli.main(sys.argv[1:]))"
@@ -203,7 +205,9 @@ def test_an_interrupted_batch_says_what_is_done(
 ) -> None:
     """Whoever hears that nothing was changed starts all jobs again, and loses hours of them."""
     program = (
-        "import sys\nfrom core import cli, redub\nrun = redub.run\n"
+        "import signal, sys\nfrom core import cli, redub\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # the jobs of a shell's background ignore it
+        "run = redub.run\n"
         "def telling(job, report):\n"
         "    return run(job, lambda p: print(job.output, p.stage, flush=True) if p.done == 1 else None)\n"
         "redub.run = telling\nsys.exit(cli.main(sys.argv[1:]))"

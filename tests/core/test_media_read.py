@@ -153,7 +153,7 @@ def test_an_image_named_as_a_movie_gets_one_sentence(tmp_path: Path) -> None:
     image = tmp_path / "still.mp4"
     av.VideoFrame.from_ndarray(barcode(1), format="rgb24").save(str(tmp_path / "still.png"))
     image.write_bytes((tmp_path / "still.png").read_bytes())
-    with pytest.raises(MediaError, match="not a movie but png"):
+    with pytest.raises(MediaError, match="not a movie or sound file but png"):
         probe(str(image))
 
 

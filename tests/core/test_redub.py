@@ -17,7 +17,7 @@ import pytest
 from core import compose, faces, media, redub, reference
 from core.errors import Cancelled, JobError, LipSyncError, MediaError, ModelError, NoFaceError, OutputError, SpeechError
 from core.faces import Track
-from core.job import Progress, RedubJob, Result
+from core.job import Progress, RedubJob
 
 MakeJob = Callable[..., RedubJob]
 frames = 30
@@ -410,13 +410,3 @@ def test_a_second_job_uses_the_loaded_model_again(make_job: MakeJob, tmp_path: P
 
     os.utime(model, ns=(1, 1))
     assert redub._engine(str(model), "cpu") is not copied
-
-
-def test_real_footage_keeps_its_frames(footage: Path, make_job: MakeJob, speech: Path) -> None:
-    job = make_job(
-        video=str(footage / "GRID_id2_c853a1.mp4"), speech=str(speech), quality="high", frame_count=20, sound="speech"
-    )
-    job = replace(job, output=str(Path(job.output).with_suffix(".mp4")))
-    result: Result = redub.run(job)
-    assert result.changed == 20
-    assert media.probe(job.output).frames == 20

@@ -9,7 +9,7 @@ import pytest
 
 
 @pytest.fixture(scope="session")
-def footage(make_clip) -> dict[str, Path]:
+def corpus(make_clip) -> dict[str, Path]:
     """Videos by the name they have in the corpus."""
     return {
         "a/talk.mkv": make_clip(),

@@ -7,6 +7,7 @@ import json
 import shutil
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,10 +30,10 @@ from training_cli.generator import (
 
 
 @pytest.fixture(scope="module")
-def prepared(tmp_path_factory, footage) -> Path:
+def prepared(tmp_path_factory, corpus) -> Path:
     """The footage of tests/core, prepared: two speakers' clips, one without sound, one without a face, a text file."""
     folder = tmp_path_factory.mktemp("corpus")
-    for name, source in footage.items():
+    for name, source in corpus.items():
         target = folder / name
         target.parent.mkdir(exist_ok=True)
         shutil.copy(source, target)
@@ -169,10 +170,10 @@ def test_lpips_takes_only_a_trunk_that_is_one(tmp_path):
     assert losses.Lpips(str(trunk))(picture, picture.flip(3)) != measure(picture, picture.flip(3))
 
 
-def settings(prepared: Path, output: Path, **changes) -> Settings:
-    small = {"width": 0.25, "align_blocks": 1, "listen_batch": 8, "paint_batch": 2, "lpips_trunk": "none"}
-    minutes = {"listen_minutes": 0.03, "paint_minutes": 0.03, "speak_minutes": 0.03}
-    return Settings(str(prepared), str(output), **(small | minutes | changes))
+def settings(prepared: Path, output: Path, **changes: Any) -> Settings:
+    small: dict[str, Any] = {"width": 0.25, "align_blocks": 1, "listen_batch": 8, "paint_batch": 2}
+    small |= {"lpips_trunk": "none", "listen_minutes": 0.03, "paint_minutes": 0.03, "speak_minutes": 0.03}
+    return Settings(str(prepared), str(output), **(small | changes))
 
 
 def test_a_run_ends_in_a_model_the_product_draws_with(prepared, tmp_path):
