@@ -12,8 +12,8 @@ _trim_threshold, _top_pad, _mmap_threshold = -1, -2, -3  # M_… of malloc.h
 def keep_freed_memory() -> None:
     """Lets large blocks be reused within this process. On Linux with glibc; elsewhere nothing happens.
 
-    Without it a training step on two cores spent most of its time in page faults: 140 samples a second against 660 to
-    1000 with it. The process keeps its peak memory until it ends, which a worker and a training run do anyway.
+    Six batches of 16 faces through the bundled model's network took 0.21 s of system time without it, page faults
+    mostly, and 0.005 s with it. The process keeps its peak memory until it ends, as a worker and a training run do.
     """
     if sys.platform != "linux":
         return
