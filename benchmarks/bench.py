@@ -2,7 +2,7 @@
 """Speeds on this machine, in one run. Ratios only against a rival that is named and measured beside us.
 
 make bench                                  our own numbers, and the mel against librosa's
-make bench WAV2LIP=/path/to/its/checkout    also the generator against Wav2Lip's, from its own source
+make bench WAV2LIP=/path/to/its/checkout    also generator and training against Wav2Lip's, from its own source
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from core.nets.generator import Generator
 repository = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(repository / "examples"))
 import portrait  # noqa: E402 (an example, not a package)
+import training  # noqa: E402 (beside this file)
 
 batch_size = 16
 rounds = 7
@@ -41,15 +42,18 @@ rounds = 7
 def main() -> None:
     parser = argparse.ArgumentParser(description="Measures speeds on this machine.")
     parser.add_argument("--out", type=Path, default=Path("build/bench.json"), help="where the numbers go as JSON")
-    parser.add_argument("--wav2lip", type=Path, help="checkout of Wav2Lip, whose own generator is run as the rival")
-    parser.add_argument("--device", default="cpu", help="cpu or cuda, for the generators and the whole re-dub")
+    parser.add_argument("--wav2lip", type=Path, help="checkout of Wav2Lip, whose own code is run as the rival")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda, for all but the mel")
+    parser.add_argument("--precision", default="bf16-mixed", help="of our training: bf16-mixed or 32-true")
     arguments = parser.parse_args()
-    if arguments.wav2lip and not (arguments.wav2lip / "models" / "wav2lip.py").is_file():
-        sys.exit(f"{arguments.wav2lip} is no checkout of Wav2Lip: it has no models/wav2lip.py.")
+    for name in ("models/wav2lip.py", "wav2lip_train.py"):
+        if arguments.wav2lip and not (arguments.wav2lip / name).is_file():
+            sys.exit(f"{arguments.wav2lip} is no checkout of Wav2Lip: it has no {name}.")
 
     os.environ.setdefault("GLOG_minloglevel", "2")  # MediaPipe's start-up notes are no news to the user
     report = {"machine": _machine(arguments.device)}
     report["generator"] = _generators(arguments.wav2lip, torch.device(arguments.device))
+    report["training"] = training.measure(arguments.wav2lip, arguments.device, arguments.precision)
     report["mel"] = _mels()
     report["redub"] = _redub(arguments.device)
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
@@ -213,6 +217,7 @@ def _print(report: dict[str, dict]) -> None:
         rows.append(("  ours against Wav2Lip's", f"{generator['times_wav2lip']:.2f} times as fast"))
     else:
         rows.append(("  against Wav2Lip's", "not measured: give WAV2LIP=/path/to/its/checkout"))
+    rows += _training_rows(report["training"])
     minutes = mel["minutes_of_speech"]
     rows += [(f"log-mel of {minutes} min, {name}", f"{seconds:.2f} s") for name, seconds in mel["seconds"].items()]
     rows.append((f"  ours against librosa {mel['librosa']}", f"{mel['times_librosa']:.2f} times as fast"))
@@ -220,6 +225,20 @@ def _print(report: dict[str, dict]) -> None:
     rows += [(f"  {stage}", f"{share:.0%}") for stage, share in whole["shares"].items()]
     for name, value in rows:
         print(f"{name:<48}{value}")
+
+
+def _training_rows(result: dict) -> list[tuple[str, str]]:
+    rows = [
+        (
+            f"training step, {name}, {result['our_precision'] if name == 'ours' else '32-true'}",
+            f"{seconds:.2f} s, waiting for data {result['loaders_share'][name]:.1%}",
+        )
+        for name, seconds in result["seconds_of_a_step"].items()
+    ]
+    if "times_wav2lip" in result:
+        rows.append(("  steps a second, ours against Wav2Lip's", f"{result['times_wav2lip']:.2f} times"))
+        rows.append(("    without the wait for data", f"{result['times_wav2lip_without_the_loader']:.2f} times"))
+    return rows
 
 
 if __name__ == "__main__":

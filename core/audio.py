@@ -6,6 +6,7 @@ The mel is Wav2Lip's [audio.py, hparams.py], so its checkpoints fit, with libros
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from fractions import Fraction
 from functools import cache
 
@@ -39,34 +40,47 @@ def load(path: str, zero: Fraction | None = None, rate: int = sample_rate) -> np
     Raises:
         SpeechError: no such file, no sound stream, or nothing in it can be decoded.
     """
-    chunks: list[np.ndarray] = []
+    parts = list(stream(path, zero, rate))
+    late, wave = parts[0][0], np.concatenate([samples for _, samples in parts])
+    return np.pad(wave, (late, 0)) if late > 0 else wave[-late:]
+
+
+def stream(path: str, zero: Fraction | None = None, rate: int = sample_rate) -> Iterator[tuple[int, np.ndarray]]:
+    """What `load` gives, in blocks, for sound too long to hold.
+
+    Returns:
+        The position of a block's first sample, and its samples. The first position says when the sound begins:
+        above 0 it begins after `zero`, below 0 before it.
+
+    Raises:
+        SpeechError: as `load`, once the first block is asked for.
+    """
     first: Fraction | None = None
+    begin = heard = 0
     try:
         with open_movie(path) as container:
             if not container.streams.audio:
                 raise SpeechError(f"There is no sound in {path}.")
             resampler = av.AudioResampler(format="flt", layout="mono", rate=rate)
-            stream = container.streams.audio[0]
             try:
-                for frame in container.decode(stream):
+                for frame in container.decode(container.streams.audio[0]):
                     if first is None and frame.pts is not None and frame.time_base is not None:
                         first = frame.pts * frame.time_base
-                    chunks += [part.to_ndarray()[0] for part in resampler.resample(frame)]
+                        begin = 0 if zero is None or heard else round((first - zero) * rate)
+                    for part in resampler.resample(frame):
+                        yield begin + heard, np.nan_to_num(part.to_ndarray()[0]).astype(np.float32, copy=False)
+                        heard += part.samples
             except FFmpegError:
                 pass  # a damaged tail: what was decoded before it is still speech
-            if chunks:
-                chunks += [part.to_ndarray()[0] for part in resampler.resample(None)]
+            for part in resampler.resample(None) if heard else ():
+                yield begin + heard, np.nan_to_num(part.to_ndarray()[0]).astype(np.float32, copy=False)
+                heard += part.samples
     except MediaError as e:
         raise SpeechError(str(e), e.hint) from None
     except (FFmpegError, OSError, ValueError) as e:
         raise SpeechError(f"The sound of {path} cannot be read: {getattr(e, 'strerror', None) or e}.") from None
-    if not chunks:
+    if not heard:
         raise SpeechError(f"The sound stream of {path} holds no sound that can be decoded.")
-    wave = np.nan_to_num(np.concatenate(chunks)).astype(np.float32)
-    if zero is not None and first is not None:
-        late = round((first - zero) * rate)
-        wave = np.pad(wave, (late, 0)) if late > 0 else wave[-late:]
-    return wave
 
 
 def log_mel(wave: np.ndarray) -> np.ndarray:

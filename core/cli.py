@@ -176,12 +176,12 @@ def image_files(video: str) -> tuple[str, ...]:
 def _run(job: RedubJob) -> Result:
     from . import redub  # late: torch takes seconds, which `--help` should not
 
-    with _libraries_silenced(), _ProgressLine() as line:
+    with libraries_silenced(), _ProgressLine() as line:
         return redub.run(job, line.show)
 
 
 @contextmanager
-def _libraries_silenced() -> Iterator[None]:
+def libraries_silenced() -> Iterator[None]:
     """Keeps the terminal to ourselves: MediaPipe's C++ writes notes about itself straight to file descriptor 2."""
     python_stderr, terminal = sys.stderr, os.dup(2)
     with open(os.devnull, "w") as nowhere, os.fdopen(os.dup(2), "w", encoding="utf-8", errors="replace") as ours:

@@ -48,6 +48,8 @@ class Engine:
         self.device = choose_device(device)
         self.generator, self.card = load_generator(Path(model) if model else default_model)
         self.image_size: int = self.generator.config.image_size
+        self.audio_frames: int = self.generator.config.audio_frames
+        self.rules = self.generator.rules
         self.generator.to(self.device).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
     @torch.inference_mode()
@@ -57,7 +59,7 @@ class Engine:
         Args:
             faces: (n, S, S, 3) uint8 RGB crops; their lower half is not looked at.
             references: (n, S, S, 3) uint8 RGB, or (1, S, S, 3) for all: the person in another frame.
-            mel_windows: (n, 80, 16) float32 from core.audio.
+            mel_windows: (n, 80, audio_frames) float32 from core.audio.
 
         Returns:
             (n, S, S, 3) uint8.

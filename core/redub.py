@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The pipeline: one job in, new media out. Three passes over the footage; none keeps its pictures.
 
-One follows the face, one crops the frames that references are chosen from, one paints and writes.
+One follows the face, one crops the frames that references are chosen from (unless the net's reference is the frame it
+paints), one paints and writes.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from .debug import Debug
 from .engine import Engine
 from .errors import Cancelled, JobError, NoFaceError, OutputError
 from .job import Progress, RedubJob, Result
-from .timing import frame_middle, mel_window
+from .timing import frame_middle
 
 fade_frames = 4
 """Frames over which the effect comes or goes where a face is found or lost and where the speech begins or ends."""
@@ -102,12 +103,15 @@ def run(
         go_on()
         report(Progress(stage, frames, shot.count))
 
-    track = _follow_face(shot, partial(done, "faces"))
+    track = _follow_face(shot, partial(done, "faces"), engine.rules.place)
     plan = plan_effect(track, shot.rate, job.speech_start, Fraction(len(wave), audio.sample_rate))
-    references = choose_references(shot, track, plan, engine.image_size, go_on)
+    references: dict[int, np.ndarray] = {}
+    if not engine.rules.own_reference:
+        references = choose_references(shot, track, plan, engine.image_size, go_on)
     painter = _Painter(engine, track, plan, references, Debug(job.debug, shot.count))
     mel = audio.log_mel(wave)
-    starts = [mel_window(i, shot.rate, job.speech_start) for i in range(shot.count)]
+    heard = engine.audio_frames
+    starts = [engine.rules.mel_window(i, shot.rate, job.speech_start, heard) for i in range(shot.count)]
     warnings = _warnings(track, plan, engine.image_size)
     del track  # its meshes are most of what grows with the clip
 
@@ -124,7 +128,7 @@ def run(
         pictures = shot.pictures()
         while batch := list(itertools.islice(pictures, job.batch_size)):
             first = writer.written
-            painter.paint(first, batch, audio.mel_windows(mel, starts[first : first + len(batch)]))
+            painter.paint(first, batch, audio.mel_windows(mel, starts[first : first + len(batch)], heard))
             for picture in batch:
                 writer.add(picture)
                 done("lips", writer.written)
@@ -187,9 +191,9 @@ def _load_engine(model: str, device: str, changed: int) -> Engine:
     return Engine(model, device)
 
 
-def _follow_face(shot: Shot, done: Callable[[int], None]) -> faces.Track:
+def _follow_face(shot: Shot, done: Callable[[int], None], place: faces.Place = faces.place_aligned) -> faces.Track:
     done(0)
-    with faces.Tracker(float(shot.rate)) as tracker:
+    with faces.Tracker(float(shot.rate), place) as tracker:
         for number, picture in enumerate(shot.pictures(), 1):
             tracker.add(picture.rgb())
             done(number)
@@ -245,7 +249,12 @@ def choose_references(
 
 
 class _Painter:
-    """Puts new lips into batches of pictures that come in order; keeps what one batch must know of the one before."""
+    """Puts new lips into batches of pictures that come in order; keeps what one batch must know of the one before.
+
+    Args:
+        references: for each number in `track.shot` the crop the net sees of the person; without one it sees the very
+            crop that it paints.
+    """
 
     def __init__(
         self, engine: Engine, track: faces.Track, plan: Plan, references: dict[int, np.ndarray], debug: Debug
@@ -260,17 +269,16 @@ class _Painter:
         self._debug = debug
 
     def paint(self, first: int, pictures: list[media.Picture], mels: np.ndarray) -> None:
-        """Changes `pictures`, the frames first, first + 1, … of the output, in place; mels: (n, 80, 16), one each."""
+        """Changes `pictures`, the frames first, first + 1, … of the output, in place; mels: (n, 80, …), one each."""
         chosen = [i for i in range(len(pictures)) if self._strength[first + i] > 0]
         if not chosen:
             return
         frames = [pictures[i].rgb() for i in chosen]
         size = self._engine.image_size
-        crops = np.stack(
-            [faces.crop(rgb, self._to_crop[first + i], size) for i, rgb in zip(chosen, frames, strict=True)]
-        )
-        references = np.stack([self._references[int(self._shot_of[first + i])] for i in chosen])
-        mouths = self._engine.generate(crops, references, mels[chosen])
+        crops = [faces.crop(rgb, self._to_crop[first + i], size) for i, rgb in zip(chosen, frames, strict=True)]
+        shots = [int(self._shot_of[first + i]) for i in chosen]
+        references = [self._references.get(shot, crop) for shot, crop in zip(shots, crops, strict=True)]
+        mouths = self._engine.generate(np.stack(crops), np.stack(references), mels[chosen])
         for i, rgb, crop, mouth in zip(chosen, frames, crops, mouths, strict=True):
             self._paste(first + i, pictures[i], rgb, crop, mouth)
 
@@ -295,7 +303,7 @@ def _warnings(track: faces.Track, plan: Plan, size: int) -> tuple[str, ...]:
     """What the user should know of a job that went well."""
     if not (plan.strength > 0).any():
         return ("The face and the speech never meet: every frame is as it was.",)
-    side = 1 / np.hypot(track.to_crop[:, 0, 0], track.to_crop[:, 1, 0])[plan.strength > 0].min()
+    side = 1 / np.linalg.norm(track.to_crop[:, 1, :2], axis=1)[plan.strength > 0].min()
     if side > soft_from * size:
         return (f"The face is up to {side:.0f} pixels high and the model paints {size}: the lips will look soft.",)
     return ()

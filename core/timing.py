@@ -22,26 +22,30 @@ def frame_middle(frame: int, rate: Fraction) -> Fraction:
     return (frame + Fraction(1, 2)) / rate
 
 
-def mel_start(time: Fraction) -> int:
-    """First mel frame of the window that belongs to a picture whose middle is at `time`.
+def mel_start(time: Fraction, length: int = mel_window_length) -> int:
+    """First mel frame of the window of `length` (even) that belongs to a picture whose middle is at `time`.
 
     Mel frame k is centred at k / 80 s, so a window of 16 is centred at start + 7.5; flooring keeps that centre
     within 6.25 ms of `time`. May be negative or run past the end: the mel is padded there (core.audio.mel_windows).
     """
-    return floor(mel_rate * time - 7)
+    return floor(mel_rate * time - (length - 2) // 2)
 
 
-def mel_window(frame: int, rate: Fraction, speech_start: Fraction = Fraction(0)) -> int:
+def mel_window(
+    frame: int, rate: Fraction, speech_start: Fraction = Fraction(0), length: int = mel_window_length
+) -> int:
     """First mel frame for picture `frame` at `rate` when the speech begins `speech_start` seconds after picture 0."""
-    return mel_start(frame_middle(frame, rate) - speech_start)
+    return mel_start(frame_middle(frame, rate) - speech_start, length)
 
 
-def legacy_mel_window(frame: int, rate: Fraction, *, training: bool = False) -> int:
+def legacy_mel_window(
+    frame: int, rate: Fraction, speech_start: Fraction = Fraction(0), *, training: bool = False
+) -> int:
     """Wav2Lip's own rule, for its published checkpoints [inference.py; wav2lip_train.py].
 
     Its inference starts the window at the frame itself, its training one 25 Hz frame earlier: the one-frame error.
     """
-    return floor(mel_rate * Fraction(frame - (1 if training else 0)) / rate)
+    return floor(mel_rate * (Fraction(frame - (1 if training else 0)) / rate - speech_start))
 
 
 def sync_window(frame: int, rate: Fraction) -> int:

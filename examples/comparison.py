@@ -14,6 +14,7 @@ import numpy as np
 
 from core import faces, media
 from core.media.probe import movie_stream, open_movie
+from training_cli.evaluate.show import grid
 
 
 @dataclass(frozen=True)
@@ -82,17 +83,14 @@ def add_speech(movie: Path, speech: Path, target: Path) -> Path:
 def sheet(before: Look, after: Look, rate: Fraction) -> np.ndarray:
     """A contact sheet (h, w, 3) uint8: the face at real size, before above after, a column for each still."""
     side = round(1.3 * before.size)
-    columns = []
-    for frame in sorted(before.stills.keys() & after.stills.keys()):
-        middle = before.middles[frame]
-        if np.isnan(middle).any():
-            middle = np.nanmedian(before.middles, axis=0)
-        column = [_cut(look.stills[frame], middle, side) for look in (before, after)]
-        column[0] = _label(column[0], f"{frame / float(rate):.2f} s")
-        columns.append(np.vstack(column))
-    rows = np.hstack(columns)
-    names = [_label(np.zeros((side, 90, 3), np.uint8), name) for name in ("before", "after")]
-    return np.hstack([np.vstack(names), rows])
+    frames = sorted(before.stills.keys() & after.stills.keys())
+    usual = np.nanmedian(before.middles, axis=0)
+    middles = [usual if np.isnan(middle).any() else middle for middle in before.middles[frames]]
+    rows = {
+        name: [_cut(look.stills[frame], middle, side) for frame, middle in zip(frames, middles, strict=True)]
+        for name, look in (("before", before), ("after", after))
+    }
+    return grid(rows, [f"{frame / float(rate):.2f} s" for frame in frames])
 
 
 def _cut(picture: np.ndarray, middle: np.ndarray, side: int) -> np.ndarray:
@@ -100,10 +98,3 @@ def _cut(picture: np.ndarray, middle: np.ndarray, side: int) -> np.ndarray:
     x, y = (round(float(v) - side / 2) for v in middle)
     padded = cv2.copyMakeBorder(picture, side, side, side, side, cv2.BORDER_CONSTANT)
     return padded[y + side : y + 2 * side, x + side : x + 2 * side]
-
-
-def _label(picture: np.ndarray, text: str) -> np.ndarray:
-    labelled = picture.copy()
-    for colour, thickness in ((0, 0, 0), 4), ((255, 255, 255), 1):
-        cv2.putText(labelled, text, (8, 24), cv2.FONT_HERSHEY_SIMPLEX, 0.6, colour, thickness, cv2.LINE_AA)
-    return labelled

@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import comparison
-import cv2
 import numpy as np
 import portrait
 
@@ -28,6 +27,7 @@ from core import __version__, audio, media
 from core.errors import LipSyncError
 from core.nets.checkpoint import default_model, load_generator
 from lipsync_addon import package
+from training_cli.evaluate.show import write_png
 
 here = Path(__file__).resolve().parent
 columns = 8
@@ -71,7 +71,7 @@ def _demonstrate(out: Path, video: Path | None, speech: Path) -> None:
         comparison.add_speech(after, speech, out / "after.mp4"),
     ]
     picture = comparison.sheet(shot_before, shot_after, info.rate)
-    (out / "sheet.png").write_bytes(cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))[1].tobytes())
+    write_png(out / "sheet.png", picture)
     report = _report(answer, {"before": shot_before, "after": shot_after})
     (out / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     print(f"{report['changed']} of {report['frames']} frames have new lips, in {report['seconds']:.0f} s.")

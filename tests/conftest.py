@@ -113,10 +113,10 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A generator that was never trained, as narrow as it can be: it paints nonsense, quickly."""
     import torch
 
-    from core.nets.checkpoint import save_generator
+    from core.nets.checkpoint import save_net
     from core.nets.generator import Generator, GeneratorConfig
 
     torch.manual_seed(5)
     path = tmp_path_factory.mktemp("model") / "tiny.safetensors"
-    save_generator(path, Generator(GeneratorConfig(width=0.25, align_blocks=1)), {"data": "none"})
+    save_net(path, Generator(GeneratorConfig(width=0.25, align_blocks=1)), {"data": "none"})
     return path

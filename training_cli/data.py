@@ -1,76 +1,246 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Prepared clips, drawn so that no person drowns the others, and the augmentation of sound and picture."""
+"""What training draws from prepared clips. Sample k of a run depends on its seed and k alone: not on the worker that
+makes it, nor on how often the run was stopped, nor on how many processes share it."""
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
+from typing import Literal
 
 import cv2
 import numpy as np
 import torch
-from safetensors import safe_open
 from torch import Tensor
+from torch.utils.data import Dataset, Sampler
 
 from core import audio
 from core.errors import MediaError
 from core.faces.mesh import lips as lip_points
-from core.timing import mel_window
+from core.timing import frame_middle, mel_start, sync_window
 
 from . import lips, shards
 
+dev_seed = 20_000
+"""Seed of the fixed dev set: every run of every config is measured on the same samples."""
+most_damaged = 8
+"""Clips in a row that may be unreadable before training stops instead of drawing another."""
+Item = dict[str, Tensor]
+
 
 @dataclass(frozen=True)
-class Sounding:
-    """A clip without its pictures: small enough to keep by the thousand."""
+class DataSettings:
+    """What is drawn, and how it is varied. The defaults are the paper's, which are Wav2Lip's."""
 
-    path: Path
-    identity: str
-    windows: np.ndarray
-    """(T, 80, length) float16: the mel window of each frame, by core.timing."""
-    shapes: np.ndarray
-    """(T, 8) float32: the mouth's shape (training_cli.lips)."""
+    folder: str
+    """Folder that `lipsync-train prepare` made."""
+    balance: Literal["clips", "people"] = "clips"
+    """`clips`: every clip is as likely as any other. `people`: a person's share grows with the root of their minutes,
+    so that one who talks for seven minutes does not drown a hundred who talk for seconds."""
+    reference_gap: int = 5
+    """Frames between a target frame and the reference frame of the same place in its window, at least."""
+    dissimilar_mouth: float = 0.0
+    """Part of the samples that take, of four references, the one whose mouth differs most from the target's:
+    copying it cannot pay."""
+    one_reference: bool = False
+    """One reference frame for all frames of a window, as at render time, instead of a window of consecutive ones."""
+    erase_mouth: float = 0.0
+    """Part of the samples whose references have their mouths blurred away."""
+    augment_picture: bool = False
+    """Shift by up to a twenty-fourth of the crop, mirror and recolour target and reference alike."""
+    augment_sound: bool = False
+    """Gain, slope, noise floor, masked bands and pitch shift of what the generator hears."""
+    silence: float = 0.0
+    """Part of the samples with silence for sound and a frame of the clip's most closed mouths as target."""
 
 
-def load_soundings(folder: Path, split: str, length: int) -> list[Sounding]:
-    """All clips of a split. `length`: mel frames in a window; beyond 16 it grows to both sides alike.
+class Index:
+    """The clips of a split, with the chance of each.
 
     Raises:
         MediaError: the folder holds none.
     """
-    clips: list[Sounding] = []
-    for path in sorted(folder.glob("*.safetensors")):
-        clip = shards.load(path)
-        if clip.info.split != split:
-            continue
-        mel = audio.log_mel(clip.wave.astype(np.float32) / 32768)
-        starts = [mel_window(i, clip.info.rate) - (length - 16) // 2 for i in range(len(clip.landmarks))]
-        windows = audio.mel_windows(mel, starts, length).astype(np.float16)
-        clips.append(Sounding(path, clip.info.identity, windows, lips.shapes(clip.landmarks)))
-    if not clips:
-        raise MediaError(f"There is no prepared clip of split {split} in {folder}.", "Run `lipsync-train prepare`.")
-    return clips
+
+    def __init__(self, folder: Path, split: str, balance: str, frames: int) -> None:
+        verdicts = [v for v in shards.read_report(folder) if v.verdict == "ok" and v.split == split]
+        long = [v for v in verdicts if v.frames >= frames]
+        self.paths = [shards.clip_path(folder, v) for v in long]
+        if not long:
+            if verdicts:
+                raise MediaError(f"No clip of split {split} in {folder} has {frames} frames.", "Prepare longer videos.")
+            hint = "Run `lipsync-train prepare` on videos first, and name its output folder."
+            raise MediaError(f"There is no prepared clip of split {split} in {folder}.", hint)
+        self.size = min(v.size for v in long)
+        """Height and width of the smallest crops."""
+        missing = [path for path in self.paths if not path.is_file()]
+        if missing:
+            raise MediaError(f"{len(missing)} prepared clips are missing, the first is {missing[0]}.", shards.again)
+        lengths = np.array([v.frames for v in long], float)
+        weights = np.ones(len(long))
+        if balance == "people":
+            _, person = np.unique([v.identity for v in long], return_inverse=True)
+            weights = lengths / np.sqrt(np.bincount(person, lengths))[person]
+        self._cumulative = np.cumsum(weights / weights.sum())
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def draw(self, rng: np.random.Generator) -> shards.ClipFile:
+        """A clip, opened.
+
+        Raises:
+            MediaError: several in a row are damaged.
+        """
+        for attempt in range(most_damaged):
+            chosen = min(int(np.searchsorted(self._cumulative, rng.random(), "right")), len(self.paths) - 1)
+            try:
+                return shards.ClipFile(self.paths[chosen])
+            except MediaError as e:
+                if attempt == most_damaged - 1:
+                    raise
+                warnings.warn(f"skipped: {e}", stacklevel=1)
+        raise AssertionError("the loop returns or raises")
 
 
-class Sampler:
-    """Draws (clip, frame) so that an identity's share grows with the root of its minutes: neither one person's seven
-    minutes nor a hundred people's seconds drown the rest."""
+class Steps(Sampler[int]):
+    """The numbers of the samples that one process draws, from a step of the run on, for ever."""
 
-    def __init__(self, clips: list[Sounding], rng: np.random.Generator) -> None:
-        self.clips, self.rng = clips, rng
-        frames = np.array([len(c.shapes) for c in clips], float)
-        names, which = np.unique([c.identity for c in clips], return_inverse=True)
-        total = np.bincount(which, frames, len(names))
-        weights = frames / np.sqrt(total)[which]
-        self.weights = weights / weights.sum()
+    def __init__(self, step: int, batch: int, rank: int = 0, world: int = 1) -> None:
+        self._first, self._world = step * batch * world + rank, world
 
-    def draw(self, count: int) -> list[tuple[Sounding, int]]:
-        chosen = self.rng.choice(len(self.clips), count, p=self.weights)
-        return [(self.clips[i], int(self.rng.integers(len(self.clips[i].shapes)))) for i in chosen]
+    def __iter__(self) -> Iterator[int]:
+        number = self._first
+        while True:
+            yield number
+            number += self._world
+
+
+class PictureWindows(Dataset[Item]):
+    """Samples for the generator: T consecutive frames, T references, what is heard at each, and what the expert hears.
+
+    Keys of a sample; S is the net's size:
+        true: (T, S, S, 3) uint8 RGB.
+        reference: (T, S, S, 3) uint8.
+        mel: (T, 1, 80, audio_frames) float32, by core.timing.mel_start.
+        sync_mel: (1, 80, 16) float32 of the five frames from the first on, by core.timing.sync_window; not augmented.
+        lips: (T, 40, 2) float32, the true lips in units of the crop.
+        shapes: (T, 8) float32 in [-4, 4], the true mouth shapes (training_cli.lips).
+
+    Args:
+        length: T.
+        size: S; clips prepared larger are reduced, smaller ones refused.
+        seed: of the run.
+    """
+
+    def __init__(
+        self, settings: DataSettings, split: str, length: int, size: int, audio_frames: int, seed: int
+    ) -> None:
+        self.settings, self.length, self.size, self.audio_frames, self.seed = settings, length, size, audio_frames, seed
+        needed = length + 2 * settings.reference_gap - 1  # then every start has another far enough away
+        self.index = Index(Path(settings.folder), split, settings.balance, needed)
+        stored = self.index.size
+        if stored < size:
+            hint = f"Run `lipsync-train prepare` with --size {size}, or train at {stored}."
+            raise MediaError(f"The clips in {settings.folder} are {stored} pixels wide, the net {size}.", hint)
+
+    def __getitem__(self, number: int) -> Item:
+        s, n = self.settings, self.length
+        rng = np.random.default_rng([self.seed, number])
+        clip = self.index.draw(rng)
+        shapes = lips.shapes(clip.landmarks).clip(-4, 4)
+        silent = rng.random() < s.silence
+        start = _most_closed(shapes, n, rng) if silent else int(rng.integers(len(clip) - n + 1))
+        other = self._reference(start, shapes, rng)
+        frames = range(start, start + n)
+        references = [other] * n if s.one_reference else list(range(other, other + n))
+        true, reference = clip.crops(frames), clip.crops(references)
+        margin = shards.margin(clip.info.size)
+        if rng.random() < s.erase_mouth:
+            mouths = clip.landmarks[references, : len(lip_points)] * clip.info.size + margin
+            reference = np.stack([_without_mouth(c, m) for c, m in zip(reference, mouths, strict=True)])
+        mouth, shape = clip.landmarks[start : start + n, : len(lip_points)], shapes[start : start + n]
+        x = y = margin
+        if s.augment_picture:
+            x, y = rng.integers(margin // 2, margin + margin // 2 + 1, 2)
+            mouth = mouth - (np.array([x, y]) - margin) / clip.info.size
+        view = np.s_[:, y : y + clip.info.size, x : x + clip.info.size]
+        true, reference = true[view], reference[view]
+        if s.augment_picture:
+            true, reference, mouth, shape = _recoloured(true, reference, mouth, shape, rng)
+        if clip.info.size != self.size:
+            true, reference = (resized(pictures, self.size) for pictures in (true, reference))
+        mel, sync_mel = self._sound(clip, start, silent, rng)
+        return {
+            "true": torch.from_numpy(np.ascontiguousarray(true)),
+            "reference": torch.from_numpy(np.ascontiguousarray(reference)),
+            "mel": mel[:, None],
+            "sync_mel": sync_mel[None],
+            "lips": torch.from_numpy(np.ascontiguousarray(mouth, np.float32)),
+            "shapes": torch.from_numpy(np.ascontiguousarray(shape, np.float32)),
+        }
+
+    def _reference(self, start: int, shapes: np.ndarray, rng: np.random.Generator) -> int:
+        """First frame of the reference window."""
+        n, gap = self.length, self.settings.reference_gap
+        starts = np.arange(len(shapes) - n + 1)
+        far = starts[np.abs(starts - start) >= gap]
+        if not len(far):
+            raise MediaError("A clip is shorter than the index says.", shards.again)
+        candidates = rng.choice(far, 4 if rng.random() < self.settings.dissimilar_mouth else 1)
+        distance = [np.abs(shapes[c : c + n] - shapes[start : start + n]).sum() for c in candidates]
+        return int(candidates[int(np.argmax(distance))])
+
+    def _sound(
+        self, clip: shards.ClipFile, start: int, silent: bool, rng: np.random.Generator
+    ) -> tuple[Tensor, Tensor]:
+        rate, wide = clip.info.rate, self.audio_frames
+        mel = clip.mel.astype(np.float32)
+        if silent:
+            mel = np.full_like(mel, audio.mel_floor)
+        starts = mel_starts(range(start, start + self.length), rate, wide)
+        sync_mel = torch.from_numpy(audio.mel_windows(mel, [sync_window(start, rate)])[0])
+        first = starts[0]
+        span = audio.mel_windows(mel, [first], starts[-1] + wide - first)
+        if self.settings.augment_sound:
+            heard = augment_mel(torch.from_numpy(span), torch.Generator().manual_seed(int(rng.integers(1 << 62))))
+            span = heard.numpy()
+        windows = np.stack([span[0, :, begin - first : begin - first + wide] for begin in starts])
+        return torch.from_numpy(windows), sync_mel
+
+
+class SoundWindows(Dataset[Item]):
+    """Samples for the audio encoder alone: frames of one clip, what is heard at each and the mouth's shape.
+
+    Keys of a sample: `mel` (n, 1, 80, audio_frames) float32, each augmented apart if the settings say so, and `shapes`
+    (n, 8) float32 in [-4, 4].
+    """
+
+    def __init__(self, settings: DataSettings, split: str, count: int, audio_frames: int, seed: int) -> None:
+        self.settings, self.count, self.audio_frames, self.seed = settings, count, audio_frames, seed
+        self.index = Index(Path(settings.folder), split, settings.balance, 1)
+
+    def __getitem__(self, number: int) -> Item:
+        rng = np.random.default_rng([self.seed, number])
+        clip = self.index.draw(rng)
+        frames = rng.integers(len(clip), size=self.count)
+        starts = mel_starts(frames, clip.info.rate, self.audio_frames)
+        mel = torch.from_numpy(audio.mel_windows(clip.mel.astype(np.float32), starts, self.audio_frames))
+        if self.settings.augment_sound:
+            mel = augment_mel(mel, torch.Generator().manual_seed(int(rng.integers(1 << 62))))
+        shapes = lips.shapes(clip.landmarks)[frames].clip(-4, 4)
+        return {"mel": mel[:, None], "shapes": torch.from_numpy(shapes)}
+
+
+def mel_starts(frames: range | np.ndarray, rate: Fraction, audio_frames: int) -> list[int]:
+    """First mel column heard at each frame, by the rule that rendering follows too."""
+    return [mel_start(frame_middle(int(frame), rate), audio_frames) for frame in frames]
 
 
 def augment_mel(mel: Tensor, generator: torch.Generator) -> Tensor:
-    """Other voices, rooms and microphones for mel windows (B, 80, T) in [-4, 4].
+    """Other voices, rooms and microphones for mels (B, 80, T) in [-4, 4], each of the B another.
 
     Gain ±9 dB, a slope over the bands (±6 dB at their ends), pitch ±3 bands, a noise floor, a masked run of bands.
     """
@@ -88,86 +258,45 @@ def augment_mel(mel: Tensor, generator: torch.Generator) -> Tensor:
     mel = torch.maximum(mel, floor + uniform(-0.5, 0.5) * torch.linspace(-1, 1, bands)[:, None])
     start, run = uniform(0, bands), uniform(0, 16)
     band = torch.arange(bands)[None, :, None]
-    mel = torch.where((band >= start) & (band < start + run), torch.full_like(mel, -4.0), mel)
+    mel = torch.where((band >= start) & (band < start + run), torch.full_like(mel, audio.mel_floor), mel)
     return mel.clamp(-4, 4)
 
 
-@dataclass(frozen=True)
-class Pairs:
-    """What the generator trains on."""
-
-    face: Tensor
-    """(B, 6, 96, 96) float32 in [0, 1]: the face without its lower half, and the reference."""
-    true: Tensor
-    """(B, 3, 96, 96) float32: the whole face."""
-    shapes: Tensor
-    """(B, 8) float32: its mouth shape."""
-    lips: Tensor
-    """(B, 40, 2) float32: its lips in units of the crop."""
+def _most_closed(shapes: np.ndarray, length: int, rng: np.random.Generator) -> int:
+    """First frame of one of the tenth of all windows with the least opening."""
+    opening = np.convolve(shapes[:, 0], np.ones(length), "valid")
+    closed = np.argsort(opening, kind="stable")[: max(1, len(opening) // 10)]
+    return int(rng.choice(closed))
 
 
-def read_pairs(batch: list[tuple[Sounding, int]], rng: np.random.Generator, erase: float) -> Pairs:
-    """Pictures for some frames, each with another frame of its clip as reference, 5 frames or more away.
-
-    Both are shifted by up to 4 pixels, brightened and mirrored together.
-
-    Args:
-        erase: part of the references whose mouth is blurred away, so that copying it cannot pay.
-    """
-    faces, trues, shapes, mouths = [], [], [], []
-    for clip, frame in batch:
-        other = _reference(clip, frame, rng)
-        with safe_open(clip.path, "numpy") as file:
-            crops, landmarks = file.get_slice("crops"), file.get_slice("landmarks")
-            true, reference = crops[frame].astype(np.float32), crops[other].astype(np.float32)
-            lips_true, lips_reference = landmarks[frame][: len(lip_points)], landmarks[other][: len(lip_points)]
-        if rng.random() < erase:
-            reference = _without_mouth(reference, lips_reference)
-        x, y = rng.integers(-4, 5, 2) + shards.margin
-        window = np.s_[y : y + shards.crop_size, x : x + shards.crop_size]
-        true, reference = true[window], reference[window]
-        mouth = lips_true - (np.array([x, y]) - shards.margin) / shards.crop_size
-        shape = clip.shapes[frame]
-        if rng.random() < 0.5:
-            true, reference = true[:, ::-1], reference[:, ::-1]
-            mouth = mouth * (-1, 1) + (1, 0)
-            shape = shape[[0, 2, 1, 3, 4, 5, 6, 7]]
-        gain, offset = rng.uniform(0.8, 1.2) * rng.uniform(0.95, 1.05, 3), rng.uniform(-12, 12)
-        true, reference = (np.clip(p * gain + offset, 0, 255) / 255 for p in (true, reference))
-        upper = true.copy()
-        upper[shards.crop_size // 2 :] = 0
-        faces.append(np.concatenate([upper, reference], 2))
-        trues.append(true)
-        shapes.append(shape)
-        mouths.append(mouth)
-
-    def pictures(arrays: list[np.ndarray]) -> Tensor:
-        stacked = torch.from_numpy(np.stack(arrays).astype(np.float32)).permute(0, 3, 1, 2)
-        return stacked.contiguous(memory_format=torch.channels_last)
-
-    return Pairs(
-        pictures(faces),
-        pictures(trues),
-        torch.from_numpy(np.stack(shapes)).clamp(-4, 4),
-        torch.from_numpy(np.stack(mouths).astype(np.float32)),
+def _recoloured(
+    true: np.ndarray, reference: np.ndarray, mouth: np.ndarray, shape: np.ndarray, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Target and reference in another light, half of them mirrored, with their lips and shapes."""
+    gain, offset = rng.uniform(0.8, 1.2) * rng.uniform(0.95, 1.05, 3), rng.uniform(-12, 12)
+    table = np.clip(np.arange(256)[:, None] * gain + offset + 0.5, 0, 255).astype(np.uint8)
+    true, reference = (
+        np.stack([cv2.LUT(picture, table[:, None, :].transpose(1, 0, 2)) for picture in pictures])
+        for pictures in (true, reference)
     )
+    if rng.random() < 0.5:
+        true, reference = true[:, :, ::-1], reference[:, :, ::-1]
+        mouth = mouth * (-1, 1) + (1, 0)
+        shape = shape[:, [0, 2, 1, 3, 4, 5, 6, 7]]
+    return true, reference, mouth, shape
 
 
-def _reference(clip: Sounding, frame: int, rng: np.random.Generator) -> int:
-    """Another frame; half of the time the one of four whose mouth differs most."""
-    n = len(clip.shapes)
-    far = np.flatnonzero(np.abs(np.arange(n) - frame) >= 5)
-    if not len(far):
-        return 0 if frame > n // 2 else n - 1
-    candidates = rng.choice(far, 4 if rng.random() < 0.5 else 1)
-    return int(max(candidates, key=lambda i: np.abs(clip.shapes[i] - clip.shapes[frame]).sum()))
+def resized(pictures: np.ndarray, size: int) -> np.ndarray:
+    """Pictures (n, s, s, 3) as (n, size, size, 3), each pixel the mean of the area it covers."""
+    return np.stack([cv2.resize(p, (size, size), interpolation=cv2.INTER_AREA) for p in pictures])
 
 
 def _without_mouth(crop: np.ndarray, mouth: np.ndarray) -> np.ndarray:
-    """A stored crop (112, 112, 3) float32 with the surroundings of its lips blurred to nothing but colour."""
-    pixels = mouth * shards.crop_size + shards.margin
-    low, high = pixels.min(0), pixels.max(0)
-    (x, y), (rx, ry) = (low + high) / 2, (high - low) / 2 + (7, 9)
+    """A stored crop (s, s, 3) uint8 with the surroundings of its lips (40, 2), in pixels, blurred to mere colour."""
+    unit = crop.shape[0] / 112
+    low, high = mouth.min(0), mouth.max(0)
+    (x, y), (rx, ry) = (low + high) / 2, (high - low) / 2 + (7 * unit, 9 * unit)
     rows, columns = np.mgrid[: crop.shape[0], : crop.shape[1]] + 0.5
     inside = np.clip(2 * (1.3 - ((columns - x) / rx) ** 2 - ((rows - y) / ry) ** 2), 0, 1)[..., None]
-    return crop + (cv2.GaussianBlur(crop, (0, 0), 9) - crop) * inside.astype(np.float32)
+    blurred = cv2.GaussianBlur(crop, (0, 0), 9 * unit).astype(np.float32)
+    return (crop + (blurred - crop) * inside.astype(np.float32) + 0.5).astype(np.uint8)

@@ -1,15 +1,18 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Losses of equation (4): reconstruction, LPIPS; and the weight that puts the mouth first."""
+"""Losses of equation (4): LPIPS and sync; the expert's own; and the weight that puts the mouth first."""
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from pickle import UnpicklingError
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from core.errors import ModelError
+from core.nets.syncnet import SyncNet, sync_window_faces
 
 untrained_trunk = "untrained"
 """Value of `lpips_trunk` that asks for LPIPS on an AlexNet trunk that was never trained."""
@@ -33,7 +36,10 @@ class Lpips(nn.Module):
 
         hint = "Name alexnet-owt-7be5be79.pth with --lpips-trunk, or choose `untrained`, which the card will say."
         try:
-            self.net = lpips.LPIPS(net="alex", pnet_rand=bool(trunk), verbose=False)
+            with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+                torch.manual_seed(0)  # an untrained trunk is the same one in every run, and after every resume
+                warnings.simplefilter("ignore")  # torchvision's, at how lpips calls it
+                self.net = lpips.LPIPS(net="alex", pnet_rand=bool(trunk), verbose=False)
         except OSError as e:
             raise ModelError(f"The AlexNet trunk of LPIPS could not be downloaded: {e}.", hint) from None
         if trunk and trunk != untrained_trunk:
@@ -70,3 +76,29 @@ def mouth_weights(lips: Tensor, size: int, mouth: float, upper: float) -> Tensor
     weights = 1 + (mouth - 1) * torch.exp(-0.5 * (x[:, None, :] + y[:, :, None]))
     weights[:, : size // 2] *= upper
     return (weights / weights.mean((1, 2), keepdim=True))[:, None]
+
+
+def match_loss(cosine: Tensor, match: Tensor) -> Tensor:
+    """Binary cross-entropy of cosines (B,) in [0, 1] against matches (B,) in {0, 1}, in float32 under autocast too.
+
+    Clamped, as the logarithm of 0 has no gradient to come back from and rounding can give a cosine above 1.
+    """
+    with torch.autocast(cosine.device.type, enabled=False):
+        return F.binary_cross_entropy(cosine.float().clamp(1e-6, 1 - 1e-6), match.float())
+
+
+def sync_loss(expert: SyncNet, drawn: Tensor, mel: Tensor) -> Tensor:
+    """What the expert thinks of drawn faces: 0 when it finds that they speak the sound.
+
+    Args:
+        expert: frozen and in eval mode: a batch norm that went on learning from drawn faces would learn to like them.
+        drawn: (B, 5, 3, S, S) in [0, 1], five consecutive pictures each; the gradient goes into these.
+        mel: (B, 1, 80, 16), from core.timing.sync_window of the first.
+
+    Returns:
+        A scalar: the mean of -log(cosine).
+    """
+    assert not any(module.training for module in expert.modules()), "the expert must be in eval mode"
+    assert not any(parameter.requires_grad for parameter in expert.parameters()), "the expert must be frozen"
+    cosine = expert(sync_window_faces(drawn), mel)
+    return match_loss(cosine, torch.ones_like(cosine))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The affine that places a face in its crop, smoothed in time, and the warps there and back.
+"""The affine that places a face in its crop, steady in time, and the warps there and back.
 
 Coordinates are continuous: the middle of the top left pixel is (0.5, 0.5). A crop measures 1 x 1, so that one affine
 serves every size of net.
@@ -7,14 +7,22 @@ serves every size of net.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import cv2
 import numpy as np
 from scipy.ndimage import gaussian_filter1d
 
-from .mesh import rigid, rigid_in_crop
+from .mesh import face_oval, rigid, rigid_in_crop
 
 smoothing = 0.05
 """Standard deviation in seconds of the Gaussian that takes the detector's jitter out of a crop's path."""
+box_chin = 10.0
+"""Frame pixels that Wav2Lip adds to its box below the chin, whatever the face's size (its `--pads 0 10 0 0`)."""
+
+Place = Callable[[np.ndarray, float], np.ndarray]
+"""How a crop lies: the mesh points (n, 478, 2) of an unbroken run of frames, in frame pixels, and their rate → its
+affines (n, 2, 3)."""
 
 
 def fit(points: np.ndarray) -> np.ndarray:
@@ -36,9 +44,34 @@ def smooth(to_crop: np.ndarray, rate: float) -> np.ndarray:
     turn = to_crop[:, :, :2]
     middle = np.linalg.solve(turn, (0.5 - to_crop[:, :, 2])[..., None])[..., 0]
     path = np.column_stack([middle, np.log(np.hypot(a, b)), np.unwrap(np.arctan2(b, a))])
-    x, y, size, angle = gaussian_filter1d(path, max(0.5, smoothing * rate), axis=0, mode="nearest").T
+    x, y, size, angle = _steady(path, rate).T
     a, b = np.exp(size) * np.cos(angle), np.exp(size) * np.sin(angle)
     return np.stack([np.stack([a, -b, 0.5 - a * x + b * y], -1), np.stack([b, a, 0.5 - b * x - a * y], -1)], 1)
+
+
+def _steady(path: np.ndarray, rate: float) -> np.ndarray:
+    return gaussian_filter1d(path, max(0.5, smoothing * rate), axis=0, mode="nearest")
+
+
+def place_aligned(points: np.ndarray, rate: float) -> np.ndarray:
+    """Our nets' crop (a `Place`): a square, upright by the eyes and the nose."""
+    return smooth(fit(points), rate)
+
+
+def place_box(points: np.ndarray, rate: float) -> np.ndarray:
+    """Wav2Lip's crop (a `Place`): the face's box from forehead to chin and cheek to cheek, stretched to a square.
+
+    Wav2Lip has its box from the detector S3FD, which learned from boxes drawn by that rule [WIDER FACE]; here the
+    mesh's outline gives it.
+    """
+    outline = points[:, face_oval, :].astype(np.float64)
+    corners = np.concatenate([outline.min(1), outline.max(1)], 1)
+    corners[:, 3] += box_chin
+    left, top, right, bottom = _steady(corners, rate).T
+    width, height, zero = right - left, bottom - top, np.zeros(len(points))
+    return np.stack(
+        [np.stack([1 / width, zero, -left / width], -1), np.stack([zero, 1 / height, -top / height], -1)], 1
+    )
 
 
 def expand(to_crop: np.ndarray, margin: float) -> np.ndarray:
@@ -50,7 +83,7 @@ def expand(to_crop: np.ndarray, margin: float) -> np.ndarray:
 
 def crop(rgb: np.ndarray, to_crop: np.ndarray, size: int) -> np.ndarray:
     """The aligned face (size, size, 3) uint8 of a frame (H, W, 3) uint8, without aliasing; edges are repeated."""
-    pixels = 1 / np.hypot(to_crop[0, 0], to_crop[1, 0]) / size  # frame pixels for one crop pixel
+    pixels = 1 / np.linalg.norm(to_crop[:, :2], axis=1).min() / size  # frame pixels for one crop pixel
     oversample = max(1, int(np.ceil(pixels)))
     large = size * oversample
     picture = cv2.warpAffine(

@@ -10,7 +10,7 @@ from typing import Any, Self
 import cv2
 import numpy as np
 
-from .align import fit, smooth
+from .align import Place, place_aligned
 from .mesh import face_oval, point_count
 
 detector_size = 640
@@ -44,10 +44,12 @@ class Tracker:
 
     Args:
         rate: frames per second, for the smoothing.
+        place: how the crop lies.
     """
 
-    def __init__(self, rate: float) -> None:
+    def __init__(self, rate: float, place: Place = place_aligned) -> None:
         self.rate = rate
+        self.place = place
         self._points: list[np.ndarray | None] = []
         self._shots: list[int] = []
         self._window: tuple[int, int, int] | None = None
@@ -107,7 +109,7 @@ class Tracker:
                 points[i], self._points[i] = p, None  # one copy at a time
         to_crop = np.full((n, 2, 3), np.nan)
         for run in _runs(found, shot):
-            to_crop[run] = smooth(fit(points[run]), self.rate)
+            to_crop[run] = self.place(points[run], self.rate)
         return Track(found, shot, to_crop, points)
 
     def _is_cut(self, rgb: np.ndarray) -> bool:

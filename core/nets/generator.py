@@ -4,13 +4,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from ..errors import ModelError
+from ..timing import mel_window_length
 from .align import AlignBlock
-from .blocks import ConvBlock, ResidualBlock, UpBlock
+from .blocks import ConvBlock, ResidualBlock, UpBlock, scaled
+from .rules import InputRules, our_rules
 
 
 @dataclass(frozen=True)
@@ -22,19 +26,36 @@ class GeneratorConfig:
     width: float = 1.0
     """Factor on all channel counts, which are rounded to multiples of 8."""
     align_blocks: int = 9
+    """Modules of FFC and AdaIN that bring the sound in; 0: the sound's map is concatenated to the face's instead, the
+    paper's "simple concatenate"."""
     cbam: bool = True
+    """Channel and spatial attention in every residual block of the face's encoder and the decoder."""
     ffc_ratio: float = 0.75
     """Part of the channels in FFC's global branch."""
+    audio_frames: int = mel_window_length
+    """Mel frames heard for a picture, 80 a second, as many before its middle as after it: even, from 16 to 64."""
 
     def __post_init__(self) -> None:
         if self.image_size % 16 or not 96 <= self.image_size <= 512:
             raise ModelError(f"Image size {self.image_size} does not fit.", "Use a multiple of 16 from 96 to 512.")
         if not 0.1 <= self.width <= 4 or not 0 <= self.align_blocks <= 32 or not 0 < self.ffc_ratio < 1:
             raise ModelError("The generator's width, alignment modules or FFC ratio are out of range.")
+        if self.audio_frames % 2 or not mel_window_length <= self.audio_frames <= 64:
+            raise ModelError(
+                f"The net cannot hear {self.audio_frames} mel frames.", "Use an even number from 16 to 64."
+            )
+        if not self.align_blocks and self.audio_frames != mel_window_length:
+            raise ModelError(
+                f"Without alignment modules the net cannot hear {self.audio_frames} mel frames.",
+                f"Its two maps are joined place by place: use {mel_window_length}, or one alignment module and more.",
+            )
 
 
 class AudioEncoder(nn.Sequential):
-    """Mel windows (B, 1, 80, 16) → the audio map (B, C, 6, 6): Wav2Lip's encoder, cut where it is 6 x 6."""
+    """Mel windows (B, 1, 80, 16) → the audio map (B, C, 6, 6): Wav2Lip's encoder, cut where it is 6 x 6.
+
+    Longer windows give wider maps: 64 mel frames (B, C, 6, 22).
+    """
 
     def __init__(self, c32: int, c64: int, c128: int, c256: int) -> None:
         super().__init__(
@@ -57,16 +78,18 @@ class Generator(nn.Module):
 
     forward(face, mel):
         face: (B, 6, S, S) in [0, 1]: the face with its lower half zero, then a reference of the same person, RGB each.
-        mel: (B, 1, 80, 16) log-mel in [-4, 4].
+        mel: (B, 1, 80, audio_frames) log-mel in [-4, 4].
         Returns (B, 3, S, S) in [0, 1].
     """
+
+    rules: ClassVar[InputRules] = our_rules
 
     def __init__(self, config: GeneratorConfig | None = None) -> None:
         super().__init__()
         self.config = config = config or GeneratorConfig()
 
         def c(channels: int) -> int:
-            return max(8, 8 * round(channels * config.width / 8))
+            return scaled(channels, config.width)
 
         def residual(channels: int, count: int) -> list[nn.Module]:
             return [ResidualBlock(channels, config.cbam) for _ in range(count)]
@@ -86,7 +109,7 @@ class Generator(nn.Module):
         self.align = nn.ModuleList(AlignBlock(c(256), bottom, config.ffc_ratio) for _ in range(config.align_blocks))
         self.decoder = nn.ModuleList(
             [
-                ConvBlock(c(256), c(256), 1),
+                ConvBlock(c(256) if config.align_blocks else 2 * c(256), c(256), 1),
                 nn.Sequential(UpBlock(2 * c(256), c(384)), *residual(c(384), 2)),
                 nn.Sequential(UpBlock(c(384) + c(128), c(256)), *residual(c(256), 2)),
                 nn.Sequential(UpBlock(c(256) + c(64), c(128)), *residual(c(128), 2)),
@@ -99,7 +122,7 @@ class Generator(nn.Module):
         return self.draw(face, self.audio_encoder(mel))
 
     def draw(self, face: Tensor, audio: Tensor) -> Tensor:
-        """The picture for an audio map (B, C, 6, 6) that is already there."""
+        """The picture for an audio map (B, C, 6, W) that is already there."""
         skips = []
         x = face
         for level in self.encoder:
@@ -107,6 +130,8 @@ class Generator(nn.Module):
             skips.append(x)
         for block in self.align:
             x = block(x, audio)
+        if not self.align:
+            x = torch.cat([x, F.interpolate(audio, x.shape[-2:])], 1)  # larger pictures have larger maps than 6 x 6
         for level in self.decoder:
             x = torch.cat([level(x), skips.pop()], 1)
         return torch.sigmoid(self.output(x).float())

@@ -27,10 +27,10 @@ make_net = """
 import sys
 from pathlib import Path
 import torch
-from core.nets.checkpoint import save_generator
+from core.nets.checkpoint import save_net
 from core.nets.generator import Generator, GeneratorConfig
 torch.manual_seed(1)
-save_generator(Path(sys.argv[1]), Generator(GeneratorConfig(width=0.125, align_blocks=1)), {})
+save_net(Path(sys.argv[1]), Generator(GeneratorConfig(width=0.125, align_blocks=1)), {})
 """
 
 

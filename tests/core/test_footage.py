@@ -11,7 +11,7 @@ import pytest
 from core import cli, compose, media
 from core.faces import Tracker
 from core.nets.checkpoint import default_model, load_generator
-from training_cli.evaluate import lip_score
+from training_cli.evaluate.lips import lip_score
 
 folder = Path(__file__).resolve().parents[3] / "shared" / "clips"
 clips = sorted(folder.glob("*.*")) if folder.is_dir() else []

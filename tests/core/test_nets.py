@@ -5,18 +5,22 @@ from __future__ import annotations
 
 import json
 import pickle
+from typing import cast
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch import nn
 
 from core.engine import Engine, choose_device
 from core.errors import DeviceError, ModelError
 from core.nets.align import adain
-from core.nets.checkpoint import load_generator, save_generator
+from core.nets.checkpoint import load_expert, load_generator, save_net
 from core.nets.ffc import FourierUnit, dft_matrices
 from core.nets.generator import Generator, GeneratorConfig
+from core.nets.syncnet import SyncNet, SyncNetConfig, sync_window_faces
+from core.nets.wav2lip import Wav2Lip
 
 small = GeneratorConfig(width=0.25, align_blocks=2)
 
@@ -79,11 +83,115 @@ def test_the_sound_reaches_the_picture():
     assert (first - second).abs().mean() > 0.01
 
 
+def test_without_alignment_the_sound_is_concatenated():
+    """Table 3's "simple concatenate": without it the ablation would train a net that cannot hear."""
+    torch.manual_seed(2)
+    net = Generator(GeneratorConfig(width=0.25, align_blocks=0))
+    assert cast(nn.Sequential, net.decoder[0])[0].in_channels == 2 * net.audio_channels
+    face, mel = torch.rand(4, 6, 96, 96), torch.randn(4, 1, 80, 16)
+    with torch.inference_mode():
+        assert (net(face, mel) - net(face, mel.flip(0))).abs().mean() > 0.01
+    wide = Generator(GeneratorConfig(image_size=192, width=0.125, align_blocks=0)).eval()
+    with torch.inference_mode():
+        assert wide(torch.rand(1, 6, 192, 192), mel[:1]).shape == (1, 3, 192, 192)
+    with pytest.raises(ModelError, match="Without alignment"):
+        GeneratorConfig(align_blocks=0, audio_frames=32)
+
+
+@pytest.mark.parametrize("frames", [16, 32, 64])
+def test_every_column_of_a_longer_sound_is_heard(frames):
+    torch.manual_seed(2)
+    net = Generator(GeneratorConfig(width=0.25, align_blocks=2, audio_frames=frames))
+    face, mel = torch.rand(2, 6, 96, 96), torch.randn(2, 1, 80, frames, requires_grad=True)
+    drawn = net(face, mel)
+    (gradient,) = torch.autograd.grad(drawn.square().sum(), mel)
+    assert (gradient.abs().amax((0, 1, 2)) > 0).all()
+
+
+def test_an_audio_length_the_net_cannot_have_is_refused():
+    for frames in (15, 17, 14, 66, 0):
+        with pytest.raises(ModelError, match=str(frames)) as caught:
+            GeneratorConfig(audio_frames=frames)
+        assert caught.value.hint
+
+
+def test_a_generator_from_before_longer_sound_goes_on_loading(tmp_path):
+    config = {"image_size": 96, "width": 0.25, "align_blocks": 2, "cbam": True, "ffc_ratio": 0.75}
+    path = tmp_path / "old.safetensors"
+    metadata = {"format": "lipsync-redub generator 1", "config": json.dumps(config), "card": "{}"}
+    save_file(Generator(small).state_dict(), path, metadata)
+    net, _ = load_generator(path)
+    assert net.config == small
+
+
+def test_wav2lips_nets_have_its_sizes():
+    assert count(Wav2Lip()) == 36_298_035
+    assert count(SyncNet()) == 16_435_072
+    half = SyncNet(SyncNetConfig(0.5)).eval()
+    with torch.inference_mode():
+        assert half.embed_faces(torch.rand(2, 15, 48, 96)).shape == (2, 256)
+        assert SyncNet().eval().embed_sound(torch.randn(2, 1, 80, 16)).shape == (2, 512)
+    for width in (0, 0.05, 5, float("nan")):
+        with pytest.raises(ModelError):
+            SyncNetConfig(width)
+
+
+def test_the_experts_cosine_is_a_probability_even_in_half_precision():
+    """BCE of a cosine above 1 or below 0 is an error, and half precision's steps near 1 hide who is in sync."""
+    torch.manual_seed(9)
+    net = SyncNet(SyncNetConfig(0.25)).eval()
+    window, mel = torch.rand(6, 15, 48, 96), torch.randn(6, 1, 80, 16)
+    for half in (False, True):
+        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=half):
+            faces, sound, cosine = net.embed_faces(window), net.embed_sound(mel), net(window, mel)
+        assert faces.dtype == sound.dtype == cosine.dtype == torch.float32
+        assert faces.min() >= 0 and sound.min() >= 0
+        assert torch.allclose(faces.norm(dim=1), torch.ones(6)) and torch.allclose(sound.norm(dim=1), torch.ones(6))
+        assert cosine.shape == (6,) and cosine.min() >= 0 and cosine.max() <= 1
+        assert torch.allclose(cosine, (faces * sound).sum(1))
+
+
+def test_the_expert_sees_the_lower_halves_in_order():
+    faces = torch.rand(2, 5, 3, 96, 96)
+    window = sync_window_faces(faces)
+    assert window.shape == (2, 15, 48, 96)
+    for frame in range(5):
+        assert torch.equal(window[:, 3 * frame : 3 * frame + 3], faces[:, frame, :, 48:])
+    larger = faces.repeat_interleave(2, 3).repeat_interleave(2, 4)
+    assert torch.allclose(sync_window_faces(larger), window)
+    larger.requires_grad_()
+    sync_window_faces(larger)[:, 7].sum().backward()
+    assert larger.grad is not None
+    seen = larger.grad.abs().amax((0, 3, 4)) > 0
+    assert seen.nonzero().tolist() == [[2, 1]], "the expert's gradient reaches another frame or colour"
+    assert not larger.grad[..., :96, :].any()
+
+
+def test_an_expert_comes_back_from_its_file(tmp_path):
+    torch.manual_seed(10)
+    net, path = SyncNet(SyncNetConfig(0.25)).eval(), tmp_path / "expert.safetensors"
+    save_net(path, net, {"accuracy": 0.9}, torch.float32)
+    again, card = load_expert(path)
+    assert card == {"accuracy": 0.9} and again.config == net.config and not again.training
+    window, mel = torch.rand(2, 15, 48, 96), torch.randn(2, 1, 80, 16)
+    with torch.inference_mode():
+        assert torch.equal(net(window, mel), again(window, mel))
+
+
+def test_a_net_that_cannot_be_written_leaves_nothing(tmp_path):
+    with pytest.raises(OSError):
+        save_net(tmp_path / "gone" / "net.safetensors", SyncNet(SyncNetConfig(0.125)), {})
+    (tmp_path / "taken.safetensors").mkdir()
+    with pytest.raises(OSError):
+        save_net(tmp_path / "taken.safetensors", SyncNet(SyncNetConfig(0.125)), {})
+    assert [p.name for p in tmp_path.iterdir()] == ["taken.safetensors"]
+
+
 def test_checkpoint_brings_back_the_same_generator_and_card(tmp_path):
     torch.manual_seed(3)
     net = Generator(small).eval()
     path = tmp_path / "model.safetensors"
-    save_generator(path, net, {"data": "made up", "steps": 7}, torch.float32)
+    save_net(path, net, {"data": "made up", "steps": 7}, torch.float32)
     again, card = load_generator(path)
     assert card == {"data": "made up", "steps": 7} and again.config == small
     face, mel = torch.rand(1, 6, 96, 96), torch.randn(1, 1, 80, 16)
@@ -133,7 +241,7 @@ def test_a_device_that_is_not_there_is_refused():
 
 def test_too_little_gpu_memory_is_told_with_what_helps(tmp_path, monkeypatch):
     path = tmp_path / "model.safetensors"
-    save_generator(path, Generator(GeneratorConfig(width=0.25, align_blocks=1)), {})
+    save_net(path, Generator(GeneratorConfig(width=0.25, align_blocks=1)), {})
     engine = Engine(str(path), "cpu")
 
     def full(*_):
@@ -149,7 +257,7 @@ def test_too_little_gpu_memory_is_told_with_what_helps(tmp_path, monkeypatch):
 def test_engine_never_looks_at_the_lips_it_replaces(tmp_path):
     torch.manual_seed(4)
     path = tmp_path / "model.safetensors"
-    save_generator(path, Generator(small), {})
+    save_net(path, Generator(small), {})
     engine = Engine(str(path), "cpu")
     faces = torch.randint(0, 256, (3, 96, 96, 3), dtype=torch.uint8).numpy()
     other_lips = faces.copy()

@@ -6,7 +6,15 @@ from itertools import pairwise
 
 import pytest
 
-from core.timing import frame_middle, legacy_mel_window, mel_rate, mel_window, mel_window_length, sync_window
+from core.timing import (
+    frame_middle,
+    legacy_mel_window,
+    mel_rate,
+    mel_start,
+    mel_window,
+    mel_window_length,
+    sync_window,
+)
 
 rates = [Fraction(24000, 1001), *map(Fraction, (24, 25)), Fraction(30000, 1001), *map(Fraction, (30, 50))]
 rates += [Fraction(60000, 1001), Fraction(60)]
@@ -48,11 +56,20 @@ def test_a_frame_before_the_speech_hears_what_lies_before_its_first_column() -> 
     assert mel_window(0, Fraction(25), Fraction(10)) < -mel_window_length
 
 
+@pytest.mark.parametrize("length", [16, 32, 64])
+def test_a_longer_window_has_the_same_middle(length: int) -> None:
+    for frame in range(100):
+        longer, usual = mel_window(frame, Fraction(25), length=length), mel_window(frame, Fraction(25))
+        assert longer + length // 2 == usual + mel_window_length // 2
+        assert longer == mel_start(frame_middle(frame, Fraction(25)), length)
+
+
 def test_wav2lips_own_windows_differ_by_its_known_frame() -> None:
     """A published checkpoint rendered by our rule instead of its own would lead the sound by 40 ms."""
     rate = Fraction(25)
     assert [legacy_mel_window(i, rate) for i in range(4)] == [0, 3, 6, 9]
     assert [legacy_mel_window(i, rate, training=True) for i in range(1, 5)] == [0, 3, 6, 9]
+    assert [legacy_mel_window(i, rate, Fraction(1, 25)) for i in range(1, 5)] == [0, 3, 6, 9]
 
 
 def test_the_sync_expert_hears_the_middle_of_its_five_pictures() -> None:

@@ -7,7 +7,8 @@ import math
 
 import numpy as np
 
-from training_cli import evaluate, lips, shards
+from training_cli import lips, shards
+from training_cli.evaluate import lips as evaluate
 
 
 def landmarks(opening: np.ndarray) -> np.ndarray:

@@ -7,6 +7,8 @@ known: they are those of the pictures two seconds earlier. Untouched footage sco
 
 from __future__ import annotations
 
+import json
+import sys
 import tempfile
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -18,14 +20,32 @@ import numpy as np
 import soundfile
 
 from core import audio, media, redub
-from core.errors import JobError, MediaError
+from core.errors import JobError, LipSyncError, MediaError
 from core.faces import Track, Tracker, crop, lip_opening
 from core.faces.mesh import lips
 from core.job import RedubJob
 
+from .clips import find_videos
+
 shift_seconds = 2
 most_lag = 8
 """Frames to either side among which the best lag is sought."""
+
+
+@dataclass(frozen=True)
+class LipSettings:
+    """Which clips, and which model."""
+
+    videos: str | list[str]
+    """Videos with their own sound, or folders of them: FILE, or `--videos+ FILE` for each of several."""
+    model: str = ""
+    """The generator's .safetensors; empty: the bundled one."""
+    device: str = "auto"
+    """`auto`, `cpu`, `cuda` or `cuda:N`."""
+    shortest: float = 6.0
+    """Leave out clips shorter than this many seconds: a correlation over few frames says little."""
+    output: str = ""
+    """Folder for lips.md, lips.json and the re-dubbed clips; empty: the table is only printed."""
 
 
 @dataclass(frozen=True)
@@ -51,20 +71,57 @@ class LipScore:
     """10 to 90 % range of the opening, output over truth."""
 
 
-def lip_score(clip: Path, model: str = "", device: str = "auto", keep: Path | None = None) -> LipScore:
+def evaluate_lips(settings: LipSettings) -> str:
+    """Measures clips one by one; those that cannot be measured are left out with a sentence.
+
+    Returns:
+        The table as Markdown.
+
+    Raises:
+        MediaError: no clip could be measured.
+    """
+    output = Path(settings.output) if settings.output else None
+    scores = []
+    for clip in find_videos(settings.videos):
+        try:
+            info = media.probe(str(clip))
+            if info.frames / info.rate < settings.shortest:
+                continue
+            if output:
+                output.mkdir(parents=True, exist_ok=True)
+            keep = output / f"{clip.name}.redubbed.mkv" if output else None
+            scores.append(lip_score(clip, settings.model, settings.device, keep))
+            print(f"{clip.name}: r {scores[-1].r:.3f}", file=sys.stderr)
+        except LipSyncError as e:
+            print(f"{clip.name}: left out: {e}", file=sys.stderr)
+    if not scores:
+        raise MediaError("No clip could be measured.", "Name videos of six seconds and more with their own sound.")
+    table = lip_table(scores)
+    if output:
+        (output / "lips.md").write_text(table + "\n", encoding="utf-8")
+        rows = json.dumps([asdict(score) for score in scores], indent=1)
+        (output / "lips.json").write_text(rows + "\n", encoding="utf-8")
+    return table
+
+
+def lip_score(
+    clip: Path, model: str = "", device: str = "auto", keep: Path | None = None, frames: int | None = None
+) -> LipScore:
     """Re-dubs one clip against its own sound shifted by two seconds and measures the lips.
 
     Args:
         clip: a video with its own sound, longer than four seconds.
         model, device: as in RedubJob.
         keep: where to leave the re-dubbed video (.mkv); None: nowhere.
+        frames: look at so many frames from the clip's begin; None: all.
 
     Raises:
         LipSyncError: the clip cannot be re-dubbed, or is too short.
     """
     info = media.probe(str(clip))
     shift = round(shift_seconds * info.rate)
-    count = info.frames - shift
+    length = info.frames if frames is None else min(info.frames, frames)
+    count = length - shift
     if count < shift:
         raise JobError(f"{clip} is shorter than {2 * shift_seconds} seconds.")
     with tempfile.TemporaryDirectory() as folder:
@@ -83,7 +140,7 @@ def lip_score(clip: Path, model: str = "", device: str = "auto", keep: Path | No
             quality="lossless",
         )
         redub.run(job)
-        source, source_mouth = _look(media.read(info), info.rate)
+        source, source_mouth = _look(media.read(info, 0, length), info.rate)
         drawn, drawn_mouth = _look(media.read(media.probe(str(output))), info.rate)
     true, replaced = lip_opening(source.points[:count]), lip_opening(source.points[shift:])
     opening = lip_opening(drawn.points[:count])

@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The whole way of a researcher, as the example goes it: videos → prepared → expert → offsets → generator → table."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from core.engine import Engine
+from core.nets.checkpoint import load_expert
+
+repository = Path(__file__).resolve().parents[2]
+
+
+def test_a_folder_of_videos_becomes_a_table_and_given_again_nothing_is_done_twice(corpus, tmp_path):
+    rows = [("b/talk.mkv", "b", "train"), ("a/talk.mkv", "a", "dev"), ("a/faceless.mkv", "c", "train")]
+    for name, *_ in rows:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(corpus[name], tmp_path / name)
+    with open(tmp_path / "all.csv", "w", newline="") as file:
+        csv.writer(file).writerows([("file", "identity", "split"), *rows])
+    words = [sys.executable, "examples/train.py", f"--videos={tmp_path}", f"--manifest={tmp_path / 'all.csv'}"]
+    words += [f"--out={tmp_path / 'out'}", "--expert-steps=4", "--generator-steps=4"]
+    words += ["--width=0.125", "--seconds=1", "--batch=4"]
+
+    def run() -> str:
+        done = subprocess.run(words, cwd=repository, capture_output=True, text=True, timeout=600)
+        assert done.returncode == 0, done.stderr
+        assert "Traceback" not in done.stderr
+        return done.stdout
+
+    said = run()
+    out = tmp_path / "out"
+    report = [json.loads(line) for line in (out / "prepared" / "report.jsonl").read_text().splitlines()]
+    fine = {row["source"]: row["verdict"] == "ok" for row in report}
+    assert fine == {name: "faceless" not in name for name, *_ in rows}
+    assert all(row["confidence"] is not None for row in report[-2:])  # measured by the expert of this very run
+    load_expert(out / "expert" / "expert.safetensors")
+    card = Engine(str(out / "generator" / "generator.safetensors"), "cpu").card
+    assert card["step"] == 4 and card["training"]["loss"]["lpips_trunk"] == "untrained"
+    table = (out / "table" / "table.md").read_text()
+    assert "Ground truth" in table and "Expert confidence" in table and "untrained trunk" in table
+    assert table.splitlines()[2] in said
+    for folder in ("prepared", "expert", "generator", "table"):
+        assert (out / folder / "config.toml").stat().st_size > 100
+
+    made = {path: path.stat().st_mtime_ns for path in out.rglob("*.safetensors")}
+    run()
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("*.safetensors")} == made

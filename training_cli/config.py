@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Settings: one frozen dataclass a command, filled from TOML files and from flags that override them, by jsonargparse.
+
+The docstrings under the fields are what --help says of them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, TypeVar
+
+from jsonargparse import ArgumentParser, set_parsing_settings
+
+from core.errors import JobError, OutputError
+
+set_parsing_settings(docstring_parse_attribute_docstrings=True)
+bundled = Path(__file__).resolve().parent / "configs"
+"""TOML files that `--config` knows by their names without ending."""
+Settings = TypeVar("Settings")
+
+
+def parse(kind: type[Settings], arguments: list[str], program: str, description: str) -> Settings:
+    """Settings from a command's arguments; later ones win, and a config counts where it stands.
+
+    Raises:
+        JobError: an unknown key, a value of the wrong kind, a missing setting or an unreadable file.
+        SystemExit: after --help.
+    """
+    parser = _parser(kind, program, description)
+    hint = f"`{program} --help` lists every setting."
+    try:
+        values = parser.parse_args([_bundled_config(argument, arguments[:i]) for i, argument in enumerate(arguments)])
+        made = parser.instantiate(values)
+        return kind(**{name: value for name, value in vars(made).items() if name != "config"})
+    except argparse.ArgumentError as e:
+        raise JobError(" ".join(str(e).split()).rstrip(".") + ".", hint) from None
+
+
+def resolved(settings: Any) -> dict[str, Any]:
+    """Settings as JSON can hold them."""
+    return json.loads(json.dumps(asdict(settings)))
+
+
+def dump(settings: Any, path: Path) -> None:
+    """Writes settings as a TOML file that gives them again.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    parser = _parser(type(settings), "", "")
+    text = parser.dump(parser.parse_object(resolved(settings)))
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as e:
+        raise OutputError(f"{path} cannot be written: {e.strerror}.") from None
+
+
+def _parser(kind: type, program: str, description: str) -> ArgumentParser:
+    parser = ArgumentParser(
+        prog=program,
+        description=description,
+        exit_on_error=False,
+        parser_mode="toml",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("--config", action="config", help="TOML file of settings, or the name of one of ours")
+    parser.add_class_arguments(kind)
+    return parser
+
+
+def _bundled_config(argument: str, before: list[str]) -> str:
+    """`paper` after --config is our paper.toml, unless there is a file of that name."""
+    follows = bool(before) and before[-1] == "--config"
+    name = argument.removeprefix("--config=") if argument.startswith("--config=") else argument if follows else ""
+    path = bundled / f"{name}.toml"
+    if not name or Path(name).is_file():
+        return argument
+    if not path.is_file():
+        known = ", ".join(sorted(path.stem for path in bundled.glob("*.toml")))
+        raise JobError(f"There is no config {name}.", f"Name a TOML file, or one of ours: {known}.")
+    return f"--config={path}" if argument.startswith("--config=") else str(path)
