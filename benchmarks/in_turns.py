@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Runs a training program as it is, but holds it after every turn of steps, so that two can be compared on one machine.
+"""Runs a training program as it is, and says how long its steps take.
 
 python in_turns.py [--old-librosa] PROGRAM.py|MODULE ARGUMENT …
 

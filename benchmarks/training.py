@@ -2,8 +2,8 @@
 """Training steps per second: `lipsync-train generator` against Wav2Lip's own wav2lip_train.py, from a user's checkout.
 
 Both train their networks at the paper's sizes on batches of 16 windows of 5 frames, read by worker processes from the
-same clips, each prepared in its own way beforehand. Both run as they are in processes of their own and take turns of a
-few steps, so that a busy moment of the machine hits both.
+same clips, each prepared in its own way beforehand. Both run as they are in processes of their own, by turns, so that a
+busy moment of the machine hits both, but never side by side: the memory of one makes the other's slower to get.
 
 Wav2Lip's loop, its hyperparameters, its batch of 16 and its 16 workers are untouched. Around it:
 - librosa.filters.mel takes positional arguments again, as in the librosa of its time (in_turns.py);
@@ -25,7 +25,6 @@ import subprocess
 import sys
 import tempfile
 import threading
-from contextlib import ExitStack
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -54,7 +53,9 @@ head = (slice(66, 196), slice(180, 300))
 """Rows and columns of the rectangle around the head, wherever it moves."""
 list_length = 45_839
 """Clips in LRS2's training list."""
-warm_up_steps, turns, turn_steps = 2, 3, 2
+rounds, turns = 2, 3
+cpu_steps, gpu_steps = 1, 60
+"""Of a turn, and to warm up. Where a step is quick, the loader has to be seen with its queue of 32 batches used up."""
 longest_turn = 300
 """Seconds after which a trainer counts as stuck: Wav2Lip's data set tries for ever to read a clip that it cannot."""
 
@@ -123,20 +124,19 @@ def measure(checkout: Path | None, device: str, precision: str) -> dict[str, obj
         device: cpu or cuda.
         precision: Fabric's, of our training. Theirs is float32.
     """
-    with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
-        folder = Path(name)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
         prepare(folder)
         commands = {"ours": _our_command(folder, device, precision)}
         if checkout and sys.platform == "linux":
-            # first: its 16 workers fill their queues while ours warms up
-            commands = {"wav2lip": _their_command(folder, checkout.resolve()), **commands}
-        trainers = {name: stack.enter_context(Trainer(name, folder, device, c)) for name, c in commands.items()}
-        for trainer in trainers.values():
-            trainer.turn(warm_up_steps)
-        done: dict[str, list[Turn]] = {name: [] for name in trainers}
-        for _ in range(turns):
-            for name, trainer in trainers.items():
-                done[name].append(trainer.turn(turn_steps))
+            commands["wav2lip"] = _their_command(folder, checkout.resolve())
+        steps = cpu_steps if device == "cpu" else gpu_steps
+        done: dict[str, list[Turn]] = {name: [] for name in commands}
+        for _ in range(rounds):
+            for name, command in commands.items():
+                with Trainer(name, folder, device, command) as trainer:
+                    trainer.turn(steps)
+                    done[name] += [trainer.turn(steps) for _ in range(turns)]
     step = {name: median(turn.seconds / turn.steps for turn in each) for name, each in done.items()}
     compute = {name: median((turn.seconds - turn.waited) / turn.steps for turn in each) for name, each in done.items()}
     waited = {name: sum(t.waited for t in each) / sum(t.seconds for t in each) for name, each in done.items()}
@@ -144,7 +144,7 @@ def measure(checkout: Path | None, device: str, precision: str) -> dict[str, obj
         "conditions": (__doc__ or "").strip(),
         "batch": "16 windows of 5 frames of 96 x 96",
         "our_precision": precision,
-        "steps_of_a_turn": turn_steps,
+        "steps_of_a_turn": steps,
         "seconds_of_each_turn": {name: [turn.seconds for turn in each] for name, each in done.items()},
         "seconds_of_a_step": step,
         "seconds_without_the_loader": compute,

@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except LipSyncError as e:
         return _complain(str(e), e.hint, status=2)
     except Exception as e:
-        return _complain(f"An error nobody foresaw ({type(e).__name__}).", _keep_traceback(), status=1)
+        return _complain(f"An error nobody foresaw ({type(e).__name__}).", keep_traceback(), status=1)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -230,7 +230,7 @@ def _try(line: str) -> Result | Failure:
     except LipSyncError as e:
         return _failure(e)
     except Exception as e:
-        return Failure("Crash", f"An error nobody foresaw ({type(e).__name__}).", _keep_traceback())
+        return Failure("Crash", f"An error nobody foresaw ({type(e).__name__}).", keep_traceback())
 
 
 def _doctor(arguments: argparse.Namespace) -> int:
@@ -284,7 +284,7 @@ def _complain(message: str, hint: str = "", *, status: int) -> int:
     return status
 
 
-def _keep_traceback() -> str:
+def keep_traceback() -> str:
     """Writes the traceback of the exception being handled to a file, and says so."""
     with tempfile.NamedTemporaryFile(
         "w", prefix="lipsync-crash-", suffix=".log", delete=False, encoding="utf-8"

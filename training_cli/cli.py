@@ -8,9 +8,10 @@ import sys
 import warnings
 from contextlib import nullcontext
 from dataclasses import dataclass
+from io import TextIOWrapper
 from typing import Any
 
-from core.cli import libraries_silenced
+from core.cli import keep_traceback, libraries_silenced
 from core.errors import LipSyncError
 
 
@@ -92,6 +93,9 @@ commands = {
 
 def main(arguments: list[str] | None = None) -> int:
     """The console script. Returns 0, 2 for a user's mistake, 130 after Ctrl-C."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")  # Windows' pipes know no arrows
     words = sys.argv[1:] if arguments is None else arguments
     name = next((name for name in commands if words[: name.count(" ") + 1] == name.split()), None)
     if name is None:
@@ -115,6 +119,16 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("lipsync-train: stopped; the same command goes on from here.", file=sys.stderr)
         return 130
+    except ModuleNotFoundError as e:
+        print(f"lipsync-train: error: The package {e.name} is not installed.", file=sys.stderr)
+        print("hint: Training needs `pip install -c constraints.txt -e '.[train]'`.", file=sys.stderr)
+        return 2
+    except Exception as e:
+        short = type(e).__name__ == "OutOfMemoryError"
+        what = "The device's memory is too small" if short else "An error nobody foresaw"
+        print(f"lipsync-train: error: {what} ({type(e).__name__}).", file=sys.stderr)
+        print(f"hint: {'Use a smaller fit.batch.' if short else keep_traceback()}", file=sys.stderr)
+        return 1
 
 
 def _run(name: str, arguments: list[str]) -> int:

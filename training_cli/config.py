@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import asdict
+from collections.abc import Iterator
+from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_type_hints
 
 from jsonargparse import ArgumentParser, set_parsing_settings
 
@@ -32,9 +33,12 @@ def parse(kind: type[Settings], arguments: list[str], program: str, description:
     parser = _parser(kind, program, description)
     hint = f"`{program} --help` lists every setting."
     try:
-        values = parser.parse_args([_bundled_config(argument, arguments[:i]) for i, argument in enumerate(arguments)])
+        words = [_full_name(kind, argument) for argument in arguments]
+        values = parser.parse_args([_bundled_config(word, words[:i]) for i, word in enumerate(words)])
         made = parser.instantiate(values)
         return kind(**{name: value for name, value in vars(made).items() if name != "config"})
+    except UnicodeDecodeError:
+        raise JobError("A config is no text file.", "Name a TOML file.") from None
     except argparse.ArgumentError as e:
         raise JobError(" ".join(str(e).split()).rstrip(".") + ".", hint) from None
 
@@ -69,6 +73,29 @@ def _parser(kind: type, program: str, description: str) -> ArgumentParser:
     parser.add_argument("--config", action="config", help="TOML file of settings, or the name of one of ours")
     parser.add_class_arguments(kind)
     return parser
+
+
+def _names(kind: type, prefix: str = "") -> Iterator[str]:
+    """The full names of all settings, those in groups with dots."""
+    hints = get_type_hints(kind)
+    for field in fields(kind):
+        if is_dataclass(hints[field.name]):
+            yield from _names(hints[field.name], f"{prefix}{field.name}.")
+        else:
+            yield prefix + field.name
+
+
+def _full_name(kind: type, argument: str) -> str:
+    """`--lpips-trunk=x` is `--loss.lpips_trunk=x` where that is the only setting of the name."""
+    if not argument.startswith("--"):
+        return argument
+    name, equals, value = argument[2:].partition("=")
+    bare, plus = name.replace("-", "_").removesuffix("+"), "+" if name.endswith("+") else ""
+    known = list(_names(kind))
+    ends = [full for full in known if full.rsplit(".", 1)[-1] == bare]
+    if bare not in known and len(ends) == 1:
+        bare = ends[0]
+    return f"--{bare}{plus}{equals}{value}" if bare in known else argument
 
 
 def _bundled_config(argument: str, before: list[str]) -> str:

@@ -5,7 +5,7 @@ makes it, nor on how often the run was stopped, nor on how many processes share 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from core import audio
-from core.errors import MediaError
+from core.errors import JobError, MediaError
 from core.faces.mesh import lips as lip_points
 from core.timing import frame_middle, mel_start, sync_window
 
@@ -56,6 +56,14 @@ class DataSettings:
     silence: float = 0.0
     """Part of the samples with silence for sound and a frame of the clip's most closed mouths as target."""
 
+    def __post_init__(self) -> None:
+        for name in ("dissimilar_mouth", "erase_mouth", "silence"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise JobError(f"data.{name} is {getattr(self, name)}.", "It is a part of the samples: 0 to 1.")
+        if self.reference_gap < 1:
+            hint = "It has to be 1 or more, or the target would be its own reference."
+            raise JobError(f"data.reference_gap is {self.reference_gap}.", hint)
+
 
 class Index:
     """The clips of a split, with the chance of each.
@@ -92,17 +100,24 @@ class Index:
         """A clip, opened.
 
         Raises:
-            MediaError: several in a row are damaged.
+            MediaError: it is damaged.
         """
-        for attempt in range(most_damaged):
-            chosen = min(int(np.searchsorted(self._cumulative, rng.random(), "right")), len(self.paths) - 1)
-            try:
-                return shards.ClipFile(self.paths[chosen])
-            except MediaError as e:
-                if attempt == most_damaged - 1:
-                    raise
-                warnings.warn(f"skipped: {e}", stacklevel=1)
-        raise AssertionError("the loop returns or raises")
+        chosen = min(int(np.searchsorted(self._cumulative, rng.random(), "right")), len(self.paths) - 1)
+        return shards.ClipFile(self.paths[chosen])
+
+
+def readable(draw: Callable[[], Item]) -> Item:
+    """The first sample that can be read: a clip that has become damaged shall not end a run of days.
+
+    Raises:
+        MediaError: several in a row cannot.
+    """
+    for _ in range(most_damaged - 1):
+        try:
+            return draw()
+        except MediaError as e:
+            warnings.warn(f"skipped: {e}", stacklevel=1)
+    return draw()
 
 
 class Steps(Sampler[int]):
@@ -147,8 +162,11 @@ class PictureWindows(Dataset[Item]):
             raise MediaError(f"The clips in {settings.folder} are {stored} pixels wide, the net {size}.", hint)
 
     def __getitem__(self, number: int) -> Item:
-        s, n = self.settings, self.length
         rng = np.random.default_rng([self.seed, number])
+        return readable(lambda: self._sample(rng))
+
+    def _sample(self, rng: np.random.Generator) -> Item:
+        s, n = self.settings, self.length
         clip = self.index.draw(rng)
         shapes = lips.shapes(clip.landmarks).clip(-4, 4)
         silent = rng.random() < s.silence
@@ -224,6 +242,9 @@ class SoundWindows(Dataset[Item]):
 
     def __getitem__(self, number: int) -> Item:
         rng = np.random.default_rng([self.seed, number])
+        return readable(lambda: self._sample(rng))
+
+    def _sample(self, rng: np.random.Generator) -> Item:
         clip = self.index.draw(rng)
         frames = rng.integers(len(clip), size=self.count)
         starts = mel_starts(frames, clip.info.rate, self.audio_frames)

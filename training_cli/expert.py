@@ -10,6 +10,8 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
+from math import ceil
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,10 +27,10 @@ from core import audio
 from core.errors import JobError, MediaError, ModelError
 from core.nets.checkpoint import load_expert, save_net
 from core.nets.syncnet import SyncNet, SyncNetConfig, face_width, sync_window_faces
-from core.timing import sync_window, sync_window_length
+from core.timing import mel_rate, mel_window_length, sync_window, sync_window_length
 
 from . import shards
-from .data import Index, Item, augment_mel, dev_seed, resized
+from .data import Index, Item, augment_mel, dev_seed, readable, resized
 from .fit import FitResult, FitSettings, Task, fit
 from .losses import match_loss
 from .sync import measure_offset
@@ -55,8 +57,9 @@ class SyncDataSettings:
     balance: Literal["clips", "people"] = "clips"
     """`clips`: every clip is as likely as another. `people`: a person's share grows with the root of their minutes."""
     negative_gap: int = 5
-    """Frames between the pictures and the sound that does not belong to them, at least. Never less than 5: windows that
-    overlap look right and are called wrong, which is what keeps an expert guessing."""
+    """Frames between the pictures and the sound that does not belong to them, at least. Never less than 5, nor than the
+    0.2 seconds that a sound lasts, which are more frames above 25 a second: windows that overlap look right and are
+    called wrong, which is what keeps an expert guessing."""
     other_clips: float = 0.0
     """Part of the sounds that do not belong which come from another clip. They are the easier ones, as voice and face
     tell them apart too; a few help an expert with little footage to begin."""
@@ -110,16 +113,25 @@ class SyncWindows(Dataset[Item]):
 
     def __init__(self, settings: SyncDataSettings, split: str, seed: int) -> None:
         self.settings, self.seed = settings, seed
-        needed = sync_window_length + 2 * settings.negative_gap - 1  # then every start has another far enough away
-        self.index = Index(Path(settings.folder), split, settings.balance, needed)
+        folder = Path(settings.folder)
+        verdicts = [v for v in shards.read_report(folder) if v.verdict == "ok" and v.split == split]
+        needed = [self._needed(Fraction(v.rate)) for v in verdicts]
+        self.index = Index(folder, split, settings.balance, min(needed, default=0))
+        short = [v for v, frames in zip(verdicts, needed, strict=True) if v.frames < frames]
+        self._short = {shards.clip_path(folder, v) for v in short}
+        if self._short.issuperset(self.index.paths):
+            raise MediaError(f"No clip of split {split} in {folder} is long enough.", "Prepare longer videos.")
 
     def __getitem__(self, number: int) -> Item:
         rng = np.random.default_rng([self.seed, number])
-        clip = self.index.draw(rng)
-        start, other = self.starts(len(clip), rng)
+        return readable(lambda: self._sample(rng))
+
+    def _sample(self, rng: np.random.Generator) -> Item:
+        clip = self._draw(rng)
+        start, other = self.starts(len(clip), clip.info.rate, rng)
         sounds = [_sound(clip, start), _sound(clip, other)]
         if rng.random() < self.settings.other_clips:
-            stranger = self.index.draw(rng)
+            stranger = self._draw(rng)
             if stranger.path != clip.path:
                 sounds[1] = _sound(stranger, int(rng.integers(len(stranger) - sync_window_length + 1)))
         mel = torch.from_numpy(np.stack(sounds))
@@ -136,11 +148,26 @@ class SyncWindows(Dataset[Item]):
             faces = resized(faces, face_width)
         return {"faces": torch.from_numpy(np.ascontiguousarray(faces)), "mel": mel[:, None]}
 
-    def starts(self, frames: int, rng: np.random.Generator) -> tuple[int, int]:
+    def _gap(self, rate: Fraction) -> int:
+        """Frames between two moments whose sounds share nothing."""
+        return max(self.settings.negative_gap, ceil(mel_window_length * rate / mel_rate))
+
+    def _needed(self, rate: Fraction) -> int:
+        """Frames of a clip in which every start has another far enough away."""
+        return sync_window_length + 2 * self._gap(rate) - 1
+
+    def _draw(self, rng: np.random.Generator) -> shards.ClipFile:
+        """A clip that is long enough for its rate."""
+        clip = self.index.draw(rng)
+        while clip.path in self._short:
+            clip = self.index.draw(rng)
+        return clip
+
+    def starts(self, frames: int, rate: Fraction, rng: np.random.Generator) -> tuple[int, int]:
         """First frames of the pictures and of the sound that does not belong to them."""
         starts = np.arange(frames - sync_window_length + 1)
         start = int(rng.choice(starts))
-        far = starts[np.abs(starts - start) >= self.settings.negative_gap]
+        far = starts[np.abs(starts - start) >= self._gap(rate)]
         if not len(far):
             raise MediaError("A clip is shorter than the index says.", shards.again)
         return start, int(rng.choice(far))

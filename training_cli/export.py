@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from google.protobuf.message import Message
 from torch import Tensor
 
 from core.errors import JobError, ModelError, OutputError
@@ -151,6 +152,7 @@ def export_onnx(net: Net, card: dict[str, Any], output: Path) -> float:
         )
     assert program is not None
     model = program.model_proto
+    _forget_origin(model)
     onnx.helper.set_model_props(
         model,
         {"net": type(net).__name__, "config": json.dumps(asdict(net.config)), "card": json.dumps(card)},
@@ -168,6 +170,16 @@ def export_onnx(net: Net, card: dict[str, Any], output: Path) -> float:
     finally:
         temporary.unlink(missing_ok=True)
     return difference
+
+
+def _forget_origin(part: Message) -> None:
+    """Clears what the exporter notes on every part of a model: stack traces, with the paths of who exports it."""
+    for field, value in part.ListFields():
+        if field.name in ("metadata_props", "doc_string"):
+            part.ClearField(field.name)
+        elif field.message_type:
+            for inner in [value] if isinstance(value, Message) else value:
+                _forget_origin(inner)
 
 
 @torch.inference_mode()

@@ -20,22 +20,26 @@ from typing import Any, Literal, cast
 import torch
 from lightning.fabric import Fabric
 from lightning.fabric.loggers.tensorboard import TensorBoardLogger
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader, Dataset, default_collate
 from tqdm import tqdm
 
 from core.allocator import keep_freed_memory
-from core.errors import JobError, LipSyncError, ModelError, OutputError
+from core.errors import JobError, LipSyncError, MediaError, ModelError, OutputError
 
 from .config import dump, resolved
 from .data import Item, Steps
+from .shards import again
 
 unreadable = (OSError, RuntimeError, ValueError, EOFError, KeyError, TypeError, pickle.UnpicklingError)
 """What torch.load and load_state_dict raise for a file that they cannot or will not read."""
 patience_with_nan = 3
 """Steps in a row whose gradient is not finite before the run goes back to its last saved state."""
 most_rollbacks = 5
+longest_wait = 300
+"""Seconds without data after which a run ends instead of seeming frozen."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +64,7 @@ class FitSettings:
     """Largest norm of the gradient; 0: whatever it is."""
     average: float = 0.999
     """Decay of the weights' moving average, which is what is evaluated and saved for use; 0: no average."""
-    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    precision: Literal["32-true", "bf16-mixed"] = "32-true"
     """`bf16-mixed` is faster where the hardware knows it: recent GPUs, and CPUs with AVX512-BF16 or AMX."""
     accelerator: str = "auto"
     """`auto`, `cpu`, `cuda` or `mps`."""
@@ -85,6 +89,17 @@ class FitSettings:
     patience: int = 0
     """Evaluations without a better loss on the dev set before the run ends early, keeping its best; 0: never."""
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        least = {"steps": 1, "batch": 1, "devices": 1, "nodes": 1, "evaluate_every": 1, "save_every": 1}
+        least |= {"log_every": 1, "dev_samples": 1, "minutes": 0, "rate": 0, "warmup": 0, "clip": 0, "workers": 0}
+        least |= {"threads": 0, "patience": 0, "seed": 0, "average": 0, "beta1": 0, "beta2": 0}
+        for name, value in least.items():
+            if getattr(self, name) < value:
+                raise JobError(f"fit.{name} is {getattr(self, name)}.", f"It has to be {value} or more.")
+        for name in ("average", "beta1", "beta2"):
+            if getattr(self, name) >= 1:
+                raise JobError(f"fit.{name} is {getattr(self, name)}.", "It has to be less than 1.")
 
 
 class Task(nn.Module):
@@ -130,7 +145,8 @@ class Task(nn.Module):
         raise NotImplementedError
 
     def advice(self, evaluation: dict[str, float], step: int) -> str:
-        """A sentence for the user about an evaluation, or nothing."""
+        """A sentence for the user about an evaluation, or nothing. The place to change course by it: every process is
+        given the same numbers."""
         return ""
 
 
@@ -145,6 +161,11 @@ class FitResult:
     """False: the minutes were over first."""
     evaluation: dict[str, float]
     """The last one."""
+
+    def __str__(self) -> str:
+        how = "" if self.finished else ", to be gone on with by the same command"
+        numbers = ", ".join(f"{name} {value:.4g}" for name, value in self.evaluation.items())
+        return f"{self.model}: step {self.step}{how}; on the dev set {numbers or 'not measured yet'}"
 
 
 @dataclass
@@ -194,7 +215,7 @@ def _fabric(settings: FitSettings, folder: Path) -> Fabric:
             precision=settings.precision,
             loggers=logger,
         )
-    except (ValueError, RuntimeError, ModuleNotFoundError) as e:
+    except (ValueError, TypeError, RuntimeError, ModuleNotFoundError, MisconfigurationException) as e:
         hint = "Look at accelerator, devices, strategy and precision; `auto`, 1, `auto` and `32-true` always work."
         raise JobError(f"This machine cannot train like that: {str(e).splitlines()[0]}", hint) from None
     fabric.launch()
@@ -215,6 +236,10 @@ class _Run:
         # foreach and fused steps give other last digits on other devices; a run stays on one
         adam = torch.optim.Adam(task.trained(), settings.rate, (settings.beta1, settings.beta2), fused=True)
         self.raw_optimizer = adam
+        held = tuple(f"{name}." for name in task.frozen)
+        self._running = [b for name, b in task.named_buffers() if b.is_floating_point() and not name.startswith(held)]
+        """Batch norms' running statistics."""
+        self._kept = [value.clone() for value in self._running]
         self._resume()
         if fabric.global_rank == 0:
             dump(config, folder / "config.toml")
@@ -224,7 +249,7 @@ class _Run:
         s, state, fabric = self.settings, self.state, self.fabric
         begun = time.monotonic()
         model = self.folder / f"{self.raw.name}.safetensors"
-        if state.step >= s.steps and model.exists():
+        if state.step >= s.steps and fabric.broadcast(model.exists()):
             return FitResult(model, state.step, True, state.evaluation)
         dev_batches = _dev_batches(dev, s)
         loader = DataLoader(
@@ -232,43 +257,55 @@ class _Run:
             s.batch,
             sampler=Steps(state.step, s.batch, fabric.global_rank, fabric.world_size),
             num_workers=s.workers,
-            persistent_workers=bool(s.workers),
+            timeout=longest_wait if s.workers else 0,
             pin_memory=fabric.device.type == "cuda",
             worker_init_fn=_quiet_worker,
             multiprocessing_context="spawn" if s.workers else None,
         )
         batches = iter(fabric.setup_dataloaders(loader, use_distributed_sampler=False))
         log = _Log(fabric, self.folder, s.batch * fabric.world_size)
-        bar = tqdm(total=s.steps, initial=state.step, unit="step", disable=fabric.global_rank > 0)
         in_a_row = 0
         self.task.train()
-        while state.step < s.steps and not state.done:
-            waiting = time.perf_counter()
-            batch = cast(Item, next(batches))
-            waited = time.perf_counter() - waiting
-            values, finite = self._step(batch)
-            state.step += 1
-            in_a_row = 0 if finite else in_a_row + 1
-            if in_a_row == patience_with_nan:
-                self._roll_back()
-                in_a_row = 0
-            log.add(values, waited, time.perf_counter() - waiting)
-            bar.update()
-            if state.step % s.log_every == 0:
-                bar.set_postfix(log.write(state.step))
-            if state.step % s.evaluate_every == 0 or state.step == s.steps:
-                self._evaluate(dev_batches, log, bar)
-            over = s.minutes > 0 and time.monotonic() - begun > 60 * s.minutes
-            if s.minutes and fabric.world_size > 1:
-                over = bool(fabric.broadcast(over))
-            if state.step % s.save_every == 0 or state.step == s.steps or state.done or over:
-                self._save_state()
-            if over:
-                break
-        bar.close()
-        if not self.settings.patience or not model.exists():
-            self._save_model()
+        with tqdm(total=s.steps, initial=state.step, unit="step", disable=fabric.global_rank > 0) as bar:
+            while state.step < s.steps and not state.done:
+                waiting = time.perf_counter()
+                batch = self._next(batches)
+                waited = time.perf_counter() - waiting
+                values, finite = self._step(batch)
+                state.step += 1
+                in_a_row = 0 if finite else in_a_row + 1
+                if in_a_row == patience_with_nan:
+                    self._roll_back()
+                    in_a_row = 0
+                log.add(values, waited, time.perf_counter() - waiting)
+                bar.update()
+                if state.step % s.log_every == 0:
+                    bar.set_postfix(log.write(state.step))
+                if state.step % s.evaluate_every == 0 or state.step == s.steps:
+                    self._evaluate(dev_batches, log, bar)
+                over = s.minutes > 0 and time.monotonic() - begun > 60 * s.minutes
+                if s.minutes and fabric.world_size > 1:
+                    over = bool(fabric.broadcast(over))
+                if state.step % s.save_every == 0 or state.step == s.steps or state.done or over:
+                    if not s.patience or state.best == float("inf"):
+                        self._save_model()
+                    self._save_state()
+                if over:
+                    break
         return FitResult(model, state.step, state.done or state.step >= s.steps, self.state.evaluation)
+
+    def _next(self, batches: Iterator[Any]) -> Item:
+        try:
+            return next(batches)
+        except MediaError as e:
+            # from a reading process it comes with that process's traceback for a message and without its hint
+            said = str(e).strip().splitlines()[-1]
+            raise MediaError(said.removeprefix("core.errors.MediaError: "), again) from None
+        except RuntimeError as e:
+            if "DataLoader" not in str(e):
+                raise
+            hint = "Look at the disk and at the memory, try fewer fit.workers; the same command goes on."
+            raise MediaError(f"The reading processes give no data: {str(e).splitlines()[0]}", hint) from None
 
     def _step(self, batch: Item) -> tuple[dict[str, Tensor], bool]:
         """One step of the optimiser, unless the gradient is not finite."""
@@ -276,6 +313,8 @@ class _Run:
         torch.manual_seed((s.seed << 32) + (step << 8) + self.fabric.global_rank)
         for group in self.raw_optimizer.param_groups:
             group["lr"] = s.rate * _rate_factor(s, step)
+        for kept, value in zip(self._kept, self._running, strict=True):
+            kept.copy_(value)
         values = self.task(batch, step)
         self.optimizer.zero_grad()
         self.fabric.backward(values["loss"])
@@ -286,6 +325,9 @@ class _Run:
             self.optimizer.step()
             if self.average:
                 self.average.update_parameters(self.raw.averaged())
+        else:  # forward has put what is not finite into the batch norms
+            for kept, value in zip(self._kept, self._running, strict=True):
+                value.copy_(kept)
         return {**{k: v.detach() for k, v in values.items()}, "gradient_norm": cast(Tensor, norm)}, finite
 
     @contextmanager
@@ -303,14 +345,15 @@ class _Run:
             self.raw.train()
 
     def _evaluate(self, batches: list[Item], log: _Log, bar: tqdm) -> None:
-        """On the dev set; every process does it alike, so that all decide alike."""
+        """On the dev set. Each process has batch norms of its own data: the first one's numbers decide for all."""
         state = self.state
         moved = [{k: v.to(self.fabric.device) for k, v in batch.items()} for batch in batches]
         with self._averaged_weights(), torch.no_grad(), self.fabric.autocast():
-            state.evaluation = self.raw.evaluate(moved, state.step)
+            state.evaluation = self.fabric.broadcast(self.raw.evaluate(moved, state.step))
             sheet = self.raw.sheet(moved[0])
         log.evaluation(state.step, self.state.evaluation, sheet)
-        if advice := self.raw.advice(self.state.evaluation, state.step):
+        advice = self.raw.advice(self.state.evaluation, state.step)
+        if advice and self.fabric.global_rank == 0:
             bar.write(advice, file=sys.stderr)
         if not self.settings.patience:
             return

@@ -54,6 +54,14 @@ class LossSettings:
     shape_weight: float = 0.0
     """Weight of a small head that tells the mouth's shape from the audio code: a cheap teacher for little footage."""
 
+    def __post_init__(self) -> None:
+        if self.alpha + self.beta >= 1 or min(self.alpha, self.beta) < 0:
+            hint = "The paper's are 0.03 and 0.07; what they leave is the weight of L1."
+            raise JobError("loss.alpha and loss.beta must be 0 or more and less than 1 together.", hint)
+        for name in ("alpha_gate", "alpha_from_step", "alpha_ramp", "mouth_weight", "upper_weight", "shape_weight"):
+            if getattr(self, name) < 0:
+                raise JobError(f"loss.{name} is {getattr(self, name)}.", "It has to be 0 or more.")
+
 
 @dataclass(frozen=True)
 class GeneratorSettings:
@@ -83,9 +91,6 @@ class GeneratorTask(Task):
     def __init__(self, settings: GeneratorSettings) -> None:
         super().__init__()
         loss = settings.loss
-        if loss.alpha + loss.beta >= 1 or min(loss.alpha, loss.beta) < 0:
-            hint = "The paper's are 0.03 and 0.07; what they leave is the weight of L1."
-            raise JobError("loss.alpha and loss.beta must be 0 or more and less than 1 together.", hint)
         self.settings, self.loss_settings = settings, loss
         self.generator = Generator(settings.model)
         if settings.start:
@@ -170,11 +175,18 @@ class GeneratorTask(Task):
                 sums[name] = sums.get(name, 0.0) + float(value) * len(batch["true"])
             count += len(batch["true"])
         means = {name: total / count for name, total in sums.items()}
-        if int(self.opened) < 0 and self.loss_settings.alpha and means["sync"] < self.loss_settings.alpha_gate:
-            self.opened.fill_(step)
-        alpha = self.alpha(step)
-        loss = (1 - alpha - self.loss_settings.beta) * means["l1"] + self.loss_settings.beta * means.get("lpips", 0.0)
-        return {"loss": loss + alpha * means.get("sync", 0.0), **means, "alpha": alpha}
+        # with all of alpha whatever the gate says, or no model would ever be better than the last before it opened
+        alpha, beta = self.loss_settings.alpha if "sync" in means else 0.0, self.loss_settings.beta
+        loss = (1 - alpha - beta) * means["l1"] + beta * means.get("lpips", 0.0) + alpha * means.get("sync", 0.0)
+        return {"loss": loss, **means, "alpha": self.alpha(step)}
+
+    def advice(self, evaluation: dict[str, float], step: int) -> str:
+        """Opens the gate of alpha, and says so."""
+        gate = self.loss_settings.alpha_gate
+        if int(self.opened) >= 0 or not self.loss_settings.alpha or evaluation["sync"] >= gate:
+            return ""
+        self.opened.fill_(step)
+        return f"Step {step}: the dev set's sync loss {evaluation['sync']:.3f} is below {gate}; it counts from now on."
 
     @torch.no_grad()
     def sheet(self, batch: Item) -> Tensor:

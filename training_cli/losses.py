@@ -34,7 +34,7 @@ class Lpips(nn.Module):
         super().__init__()
         import lpips
 
-        hint = "Name alexnet-owt-7be5be79.pth with --lpips-trunk, or choose `untrained`, which the card will say."
+        hint = "Name alexnet-owt-7be5be79.pth with --lpips-trunk, or `untrained`, which the model's card will say."
         try:
             with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
                 torch.manual_seed(0)  # an untrained trunk is the same one in every run, and after every resume

@@ -102,6 +102,7 @@ class Nets(nn.Module):
         self.generator = Generator(config)
         self.head = LipHead(self.generator.audio_channels)
         self.teacher = LipTeacher(self.generator.audio_channels)
+        self.learnable = frozenset(name for name, p in self.named_parameters() if p.requires_grad)
 
     def hear(self, mel: Tensor) -> tuple[Tensor, Tensor]:
         """Statistics (B, 2C) and the shapes (B, 8) heard in mel windows (B, 1, 80, T)."""
@@ -153,9 +154,9 @@ class _Stage(Task):
 
     def __init__(self, settings: PretrainSettings, nets: Nets) -> None:
         super().__init__()
-        self.settings, self.nets = settings, nets.requires_grad_(False)
-        for part in self.parts:
-            nets.get_submodule(part).requires_grad_(True)
+        self.settings, self.nets = settings, nets
+        for name, parameter in nets.named_parameters():
+            parameter.requires_grad_(name in nets.learnable and name.startswith(self.parts))
 
     def averaged(self) -> nn.Module:
         return self.nets

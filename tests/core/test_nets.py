@@ -16,6 +16,7 @@ from torch import nn
 from core.engine import Engine, choose_device
 from core.errors import DeviceError, ModelError
 from core.nets.align import adain
+from core.nets.blocks import CBAM
 from core.nets.checkpoint import load_expert, load_generator, save_net
 from core.nets.ffc import FourierUnit, dft_matrices
 from core.nets.generator import Generator, GeneratorConfig
@@ -72,6 +73,25 @@ def test_adain_takes_the_sounds_statistics_even_in_half_precision():
     assert torch.allclose(aligned.mean(2), y.flatten(2).mean(2), atol=1e-4)
     assert torch.allclose(aligned.std(2, correction=0), y.flatten(2).std(2, correction=0), atol=1e-3)
     assert adain(x.bfloat16(), y.bfloat16()).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_attention_learns_exactly_what_plain_pools_would_teach_it(memory_format):
+    """Its pools have a faster gradient of their own; a wrong one would train another network, silently."""
+
+    def plain(net: CBAM, x: torch.Tensor) -> torch.Tensor:
+        x = x * torch.sigmoid(net.mlp(x.mean((2, 3))) + net.mlp(x.amax((2, 3))))[:, :, None, None]
+        return x * torch.sigmoid(net.spatial(torch.cat([x.amax(1, keepdim=True), x.mean(1, keepdim=True)], 1)))
+
+    torch.manual_seed(1)
+    net = CBAM(16).double()
+    # few values, so that several places share the peak
+    x = torch.randint(-3, 4, (2, 16, 7, 9)).double().contiguous(memory_format=memory_format).requires_grad_()
+    weights = torch.randn(2, 16, 7, 9).double()
+    results = [(call(x) * weights).sum() for call in (net, lambda x: plain(net, x))]
+    gradients = [torch.autograd.grad(result, [x, *net.parameters()], retain_graph=True) for result in results]
+    torch.testing.assert_close(results[0], results[1])
+    torch.testing.assert_close(gradients[0], gradients[1])
 
 
 def test_the_sound_reaches_the_picture():

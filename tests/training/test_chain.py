@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import argparse
 import csv
 import json
 import shutil
@@ -10,7 +11,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from core.engine import Engine
+from core.errors import MediaError
 from core.nets.checkpoint import load_expert
 
 repository = Path(__file__).resolve().parents[2]
@@ -28,21 +32,21 @@ def test_a_folder_of_videos_becomes_a_table_and_given_again_nothing_is_done_twic
     words += ["--width=0.125", "--seconds=1", "--batch=4"]
 
     def run() -> str:
-        done = subprocess.run(words, cwd=repository, capture_output=True, text=True, timeout=600)
+        done = subprocess.run(words, cwd=repository, capture_output=True, encoding="utf-8", timeout=600)
         assert done.returncode == 0, done.stderr
         assert "Traceback" not in done.stderr
         return done.stdout
 
     said = run()
     out = tmp_path / "out"
-    report = [json.loads(line) for line in (out / "prepared" / "report.jsonl").read_text().splitlines()]
+    report = [json.loads(line) for line in (out / "prepared" / "report.jsonl").read_text(encoding="utf-8").splitlines()]
     fine = {row["source"]: row["verdict"] == "ok" for row in report}
     assert fine == {name: "faceless" not in name for name, *_ in rows}
     assert all(row["confidence"] is not None for row in report[-2:])  # measured by the expert of this very run
     load_expert(out / "expert" / "expert.safetensors")
     card = Engine(str(out / "generator" / "generator.safetensors"), "cpu").card
     assert card["step"] == 4 and card["training"]["loss"]["lpips_trunk"] == "untrained"
-    table = (out / "table" / "table.md").read_text()
+    table = (out / "table" / "table.md").read_text(encoding="utf-8")
     assert "Ground truth" in table and "Expert confidence" in table and "untrained trunk" in table
     assert table.splitlines()[2] in said
     for folder in ("prepared", "expert", "generator", "table"):
@@ -51,3 +55,18 @@ def test_a_folder_of_videos_becomes_a_table_and_given_again_nothing_is_done_twic
     made = {path: path.stat().st_mtime_ns for path in out.rglob("*.safetensors")}
     run()
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*.safetensors")} == made
+
+
+def test_a_folder_without_a_manifest_is_split_by_its_people(corpus, tmp_path):
+    import train
+
+    for name in ("a/talk.mkv", "b/talk.mkv"):
+        (tmp_path / "videos" / name).parent.mkdir(parents=True)
+        shutil.copy(corpus[name], tmp_path / "videos" / name)
+    asked = argparse.Namespace(videos=str(tmp_path / "videos"), manifest="", out=tmp_path, clips=9, dev_clips=9)
+    assert {row["split"] for row in train.choose(asked)} == {"train", "dev"}
+    (tmp_path / "manifest.csv").unlink()
+    shutil.rmtree(tmp_path / "videos" / "b")
+    with pytest.raises(MediaError, match="split") as caught:
+        train.choose(asked)
+    assert caught.value.hint and not (tmp_path / "manifest.csv").exists()

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import itertools
 import shutil
+import subprocess
+import sys
 from collections import Counter
 from dataclasses import replace
 from fractions import Fraction
@@ -158,6 +160,30 @@ def test_a_damaged_clip_is_skipped_and_a_missing_one_is_named(talkers, tmp_path)
     with pytest.raises(MediaError, match="no prepared clip") as caught:
         pictures(tmp_path)
     assert "prepare" in caught.value.hint
+
+
+def test_a_damaged_picture_is_skipped_too(tmp_path):
+    """One bad sector in a thousand hours must not end a run of days."""
+    folder = store(tmp_path, talking_clip(1), talking_clip(2), quality=90)
+    path = folder / "clips" / "0.safetensors"
+    content = path.read_bytes()
+    begin = content.index(b"\xff\xd8\xff")
+    path.write_bytes(content[:begin] + bytes(60_000) + content[begin + 60_000 :])
+    with pytest.warns(UserWarning, match="damaged"):
+        assert len([pictures(folder)[k] for k in range(20)]) == 20
+
+
+def test_a_folder_of_damaged_clips_is_one_sentence_even_from_a_reading_process(talkers, tmp_path):
+    folder = tmp_path / "data"
+    shutil.copytree(talkers, folder)
+    for path in (folder / "clips").glob("*"):
+        if path.stem in "012345":
+            path.write_bytes(b"damaged")
+    words = ["generator", "--data.folder", str(folder), "--output", str(tmp_path / "run"), "--alpha=0", "--beta=0"]
+    words += ["--width", "0.125", "--align-blocks", "1", "--workers", "1", "--dev-samples", "1", "--accelerator", "cpu"]
+    done = subprocess.run([sys.executable, "-m", "training_cli.cli", *words], capture_output=True, text=True)
+    assert done.returncode == 2 and "is no prepared clip" in done.stderr and "prepare" in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
 
 
 def test_a_report_cut_off_in_the_middle_of_a_line_keeps_the_rest(talkers, tmp_path):

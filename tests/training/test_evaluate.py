@@ -308,7 +308,7 @@ def test_the_table_is_shaped_like_the_papers_with_the_footage_above_the_model(me
     assert lines[0].startswith("| Method | LSE-C ↑ | LSE-D ↓ | FID ↓ | Expert confidence ↑ | Expert distance ↓ |")
     assert lines[2].startswith("| Ground truth |") and lines[3].startswith("| tiny |")
     assert "not measured" not in "".join(lines[:4])
-    table = json.loads((folder / "table.json").read_text())
+    table = json.loads((folder / "table.json").read_text(encoding="utf-8"))
     true, model = (row["values"] for row in table["rows"])
     assert (true["lpips_untrained"], true["ssim"], true["psnr"], true["lmd"], true["fid"]) == (0, 1, "infinity", 0, 0)
     for column in report.columns:
@@ -320,7 +320,7 @@ def test_the_table_is_shaped_like_the_papers_with_the_footage_above_the_model(me
 
 def test_the_json_says_all_that_is_needed_to_repeat_the_numbers(measured, tiny_model, weights):
     folder, settings, _ = measured
-    table = json.loads((folder / "table.json").read_text())
+    table = json.loads((folder / "table.json").read_text(encoding="utf-8"))
     assert table["clips"] == 1 and table["model"]["sha256"] == sha256(tiny_model)
     assert table["weights"]["syncnet"] == sha256(weights) and "lse" in table["protocol"]
     assert {"torch", "torchmetrics", "mediapipe", "python_speech_features"} <= table["versions"].keys()
@@ -344,7 +344,7 @@ def test_the_footage_is_judged_by_its_own_pictures_and_sound(measured, clips, we
     seen = [syncnet.face_square(picture.rgb(), boxes[i]) for i, picture in enumerate(media.read(film, 0, 26))]
     net = syncnet.load_syncnet(weights, torch.device("cpu"))
     score = syncnet.lse(net, seen, wave)
-    told = json.loads((folder / "table.json").read_text())["per_clip"][0]
+    told = json.loads((folder / "table.json").read_text(encoding="utf-8"))["per_clip"][0]
     lse, expert = told["lse"]["truth"], told["expert"]["truth"]
     assert lse["distance"] == pytest.approx(score.distance, rel=1e-4) and lse["offset"] == score.offset
 
@@ -393,7 +393,7 @@ def test_a_finished_run_is_not_measured_again_and_another_one_does_not_overwrite
 
 def test_a_killed_run_goes_on_with_its_scores_and_sums(measured, tmp_path):
     folder, _, _ = measured
-    score = ClipScore(**json.loads((folder / "table.json").read_text())["per_clip"][0])
+    score = ClipScore(**json.loads((folder / "table.json").read_text(encoding="utf-8"))["per_clip"][0])
     faces_of = torch.randint(0, 256, (5, 3, 8, 8), dtype=torch.uint8)
     fid = FrechetInceptionDistance(feature=Colours())
     run = Run(tmp_path / "run", "key", fid)
@@ -446,7 +446,7 @@ def test_a_list_of_wav2lips_evaluation_says_which_sound_goes_with_which_video(cl
             shown=0,
         )
     )
-    table = json.loads((tmp_path / "out" / "table.json").read_text())
+    table = json.loads((tmp_path / "out" / "table.json").read_text(encoding="utf-8"))
     (clip,) = table["per_clip"]
     assert clip["frames"] == 40 and clip["frames_other"] == 26  # the windows of 16 columns that 1.2 s of sound has
     assert "longer" in table["left_out"][0]["why"]
@@ -498,6 +498,8 @@ def test_rows_of_several_runs_make_one_table_with_the_best_in_bold(tmp_path):
     text = evaluate_table(TableSettings(str(tmp_path / "out"), compare=[*same, str(tmp_path / "other.json")]))
     assert "cannot be compared" in text and text.count("| Ground truth (") == 2
     assert (tmp_path / "out" / "table.md").read_text(encoding="utf-8") == text
+    told = parse(TableSettings, ["--config", str(tmp_path / "out" / "config.toml")], "", "")
+    assert told.compare == [*same, str(tmp_path / "other.json")] and told.output == str(tmp_path / "out")
     with pytest.raises(OutputError, match="another table"):
         evaluate_table(TableSettings(str(tmp_path / "out"), compare=same))
     for content in ("{", "[]", '{"format": "lipsync-redub table 1", "rows": [{"values": {"lse_c": "high"}}]}'):

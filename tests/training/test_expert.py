@@ -51,7 +51,7 @@ def windows(folder: Path, split: str = "train", seed: int = 3, **changes) -> Syn
 
 def test_a_sound_called_wrong_is_never_a_near_miss(talkers):
     """Windows that overlap look right; called wrong, they keep the loss at 0.69."""
-    drawn = [windows(talkers).starts(14, np.random.default_rng(k)) for k in range(300)]
+    drawn = [windows(talkers).starts(14, Fraction(25), np.random.default_rng(k)) for k in range(300)]
     assert all(0 <= start < 10 and 0 <= other < 10 and abs(start - other) >= 5 for start, other in drawn)
     assert len(set(drawn)) == 2 * sum(range(1, 6))  # every pair that is far enough apart
     with pytest.raises(JobError) as caught:
@@ -59,8 +59,9 @@ def test_a_sound_called_wrong_is_never_a_near_miss(talkers):
     assert "5" in caught.value.hint
 
 
-@pytest.mark.parametrize("rate", [Fraction(25), Fraction(30000, 1001)])
-def test_a_sample_holds_five_frames_their_sound_and_one_of_others(tmp_path, rate):
+@pytest.mark.parametrize(("rate", "apart"), [(Fraction(25), 5), (Fraction(30000, 1001), 6), (Fraction(60), 12)])
+def test_a_sample_holds_five_frames_their_sound_and_one_of_others(tmp_path, rate, apart):
+    """A sound lasts 0.2 s: at 60 frames a second one that comes five frames later is for the most part the same."""
     clip = talking_clip(1)
     folder = store(tmp_path, replace(clip, info=replace(clip.info, rate=rate)))
     mel = audio.log_mel(clip.wave.astype(np.float32) / 32768)
@@ -71,7 +72,19 @@ def test_a_sample_holds_five_frames_their_sound_and_one_of_others(tmp_path, rate
         start = next(s for s in range(36) if (clip.crops[s : s + 5, 8:104, 8:104] == seen).all())
         right, wrong = (np.abs(heard - sound.numpy()).max((1, 2)) for sound in item["mel"][:, 0])
         assert right[start] < 0.01  # stored as float16
-        assert min(abs(int(other) - start) for other in np.flatnonzero(wrong < 0.01)) >= 5
+        assert min(abs(int(other) - start) for other in np.flatnonzero(wrong < 0.01)) >= apart
+
+
+def test_clips_too_short_for_their_rate_are_not_drawn(tmp_path):
+    """28 frames are enough at 60 a second, and 27 are not: some starts would have nothing to be wrong with."""
+    fast = [talking_clip(seed, frames=frames) for seed, frames in ((0, 27), (1, 28))]
+    fast = [replace(clip, info=replace(clip.info, rate=Fraction(60))) for clip in fast]
+    slow = [talking_clip(seed, frames=frames) for seed, frames in ((2, 13), (3, 14))]
+    drawn = windows(store(tmp_path / "all", *fast, *slow))
+    assert {drawn._draw(np.random.default_rng(k)).info.source for k in range(60)} == {"1.mp4", "3.mp4"}
+    for clips in (fast[:1], [slow[0], fast[0]]):
+        with pytest.raises(MediaError):
+            windows(store(tmp_path / str(len(clips)), *clips))
 
 
 def test_some_wrong_sounds_come_from_other_clips_when_asked(talkers):

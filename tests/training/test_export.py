@@ -347,7 +347,8 @@ def test_the_bundled_model_as_onnx_draws_what_torch_draws(tmp_path: Path) -> Non
     output = tmp_path / "model.onnx"
     said = export.export(ExportSettings(str(default_model), str(output)))
     assert str(output) in said
-    assert [p.name for p in tmp_path.iterdir()] == ["model.onnx"], "weights beside the file are lost when it is moved"
+    left = {p.name for p in tmp_path.iterdir()}
+    assert left == {"model.onnx", "model.onnx.toml"}, "weights beside the file are lost when it is moved"
     model = onnx.load(output)
     onnx.checker.check_model(model)
     assert {entry.domain: entry.version for entry in model.opset_import}[""] == export.opset
@@ -363,6 +364,22 @@ def test_the_bundled_model_as_onnx_draws_what_torch_draws(tmp_path: Path) -> Non
             expected = net(face, mel).numpy()
         assert expected.std() > 0.02
         assert np.abs(np.asarray(drawn) - expected).max() < 1e-3
+
+
+@pytest.mark.parametrize("kind", ["generator", "expert"])
+def test_an_onnx_tells_nothing_of_the_machine_it_was_made_on(kind: str, tmp_path: Path) -> None:
+    """The exporter notes stack traces on every node: whoever hands the file out would hand out their folders too."""
+    drawer, judge = GeneratorConfig(width=0.125, align_blocks=1), SyncNetConfig(0.125)
+    net = Generator(drawer) if kind == "generator" else SyncNet(judge)
+    export.export_onnx(net.eval(), {"licence": "none yet"}, tmp_path / "net.onnx")
+    content = (tmp_path / "net.onnx").read_bytes()
+    installed = Path(torch.__file__).parents[1]
+    for place in (Path(__file__).parents[2], installed, tmp_path):
+        for written in (str(place), place.as_posix(), json.dumps(str(place))[1:-1]):
+            assert written.encode() not in content
+    for word in (installed.name, "stack_trace"):
+        assert word.encode() not in content
+    assert {entry.key for entry in onnx.load(tmp_path / "net.onnx").metadata_props} == {"net", "config", "card"}
 
 
 def test_the_concatenating_net_becomes_onnx_too(tmp_path: Path) -> None:

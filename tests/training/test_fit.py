@@ -9,20 +9,19 @@ import shlex
 import subprocess
 import sys
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
+import fitted_line
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
-from torch.utils.data import Dataset
+from fitted_line import Line, Points, run, settings
+from safetensors.torch import load_file
+from torch import Tensor
 
 from core.errors import JobError, ModelError
 from core.nets.checkpoint import load_generator
 from training_cli import fit as loop
-from training_cli.fit import FitSettings, Task, fit
 
 repository = Path(__file__).resolve().parents[2]
 small = """
@@ -39,7 +38,7 @@ def command(data: Path, output: Path, *arguments: str) -> list[str]:
 
 def losses(run: Path) -> dict[int, float]:
     """The last word of the log on each step."""
-    rows = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (run / "log.jsonl").read_text(encoding="utf-8").splitlines()]
     return {row["step"]: row["loss"] for row in rows if "loss" in row}
 
 
@@ -58,7 +57,7 @@ def test_a_run_killed_in_the_middle_goes_on_bit_for_bit(talkers, tmp_path):
     reached = max(losses(killed))
     assert reached < 34
     subprocess.run(command(talkers, killed, *arguments, "--fit.workers", "2"), cwd=repository, check=True)
-    rows = [json.loads(line) for line in (killed / "log.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (killed / "log.jsonl").read_text(encoding="utf-8").splitlines()]
     again = [row["step"] for row in rows if "loss" in row]
     resumed_at = again[again.index(reached) + 1]
     assert 6 <= resumed_at - 1 <= reached and (resumed_at - 1) % 6 == 0
@@ -83,69 +82,34 @@ def test_a_full_disk_ends_in_a_sentence_and_the_run_goes_on_when_there_is_room(t
     load_generator(run / "generator.safetensors")
 
 
-def test_two_processes_train_one_net_by_gloo(talkers, tmp_path):
-    two = command(talkers, tmp_path, "--fit.steps", "4", "--fit.workers", "0", "--fit.save_every", "2")
-    two += ["--fit.devices", "2", "--fit.strategy", "ddp"]
-    subprocess.run(two, cwd=repository, check=True, timeout=300, env=os.environ | {"OMP_NUM_THREADS": "1"})
-    assert max(losses(tmp_path)) == 4
-    assert not (tmp_path / "generator.safetensors.part").exists()
+def in_processes(folder: Path, devices: int, batch: int, norm: bool, patience: int) -> dict[str, Tensor]:
+    numbers = [str(devices), str(batch), str(int(norm)), str(patience)]
+    words = [sys.executable, str(Path(fitted_line.__file__)), str(folder), *numbers]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(repository)}
+    subprocess.run(words, check=True, timeout=200, env=environment)
+    return load_file(folder / "line.safetensors")
+
+
+def test_two_processes_by_gloo_train_what_one_trains_on_both_of_their_batches(tmp_path):
+    """Else more GPUs would train more nets, or one net on half of the data."""
+    one, two = in_processes(tmp_path / "1", 1, 4, False, 0), in_processes(tmp_path / "2", 2, 2, False, 0)
+    for name in one:
+        torch.testing.assert_close(one[name], two[name], rtol=1e-5, atol=1e-5)
+    assert not torch.allclose(one["0.weight"], in_processes(tmp_path / "3", 1, 2, False, 0)["0.weight"], atol=1e-5)
+
+
+def test_processes_with_batch_norms_of_their_own_decide_together_when_to_stop(tmp_path):
+    """Each sees other data, so each measures another loss: one that goes on alone would wait for ever."""
+    in_processes(tmp_path, 2, 2, True, 1)
+    assert loop.load_state(tmp_path)["run"]["step"] >= 10
+
+
+def test_two_processes_train_the_generator(talkers, tmp_path):
+    words = command(talkers, tmp_path, "--fit.steps", "3", "--fit.workers", "0", "--fit.save_every", "3")
+    words += ["--fit.devices", "2", "--fit.strategy", "ddp"]
+    subprocess.run(words, cwd=repository, check=True, timeout=300, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    assert max(losses(tmp_path)) == 3
     load_generator(tmp_path / "generator.safetensors")
-    load_state = loop.load_state(tmp_path)
-    assert load_state["run"]["step"] == 4
-
-
-# A task that is understood by heart: a line through points, without batch norm.
-
-
-class Points(Dataset[dict[str, Tensor]]):
-    def __getitem__(self, number: int) -> dict[str, Tensor]:
-        x = torch.tensor([float(number % 7) - 3])
-        return {"x": x, "y": 2 * x + 1}
-
-
-class Line(Task):
-    name = "line"
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.net = nn.Linear(1, 1)
-        nn.init.zeros_(self.net.weight)
-        nn.init.zeros_(self.net.bias)
-        self.poisoned: set[int] = set()
-
-    def averaged(self) -> nn.Module:
-        return self.net
-
-    def forward(self, batch: dict[str, Tensor], step: int) -> dict[str, Tensor]:
-        loss = (self.net(batch["x"]) - batch["y"]).square().mean()
-        return {"loss": loss * float("nan") if step in self.poisoned else loss}
-
-    def evaluate(self, batches, step: int) -> dict[str, float]:
-        return {"loss": float(torch.stack([self(batch, -1)["loss"] for batch in batches]).mean())}
-
-    def save(self, path: Path, card: dict[str, Any]) -> None:
-        save_file(self.net.state_dict(), path)
-
-
-@dataclass(frozen=True)
-class Config:
-    """Settings of the line."""
-
-    output: str = ""
-    """Folder."""
-    fit: FitSettings = field(default_factory=FitSettings)
-    """The loop."""
-
-
-settings = FitSettings(
-    steps=60, batch=4, rate=0.1, workers=0, log_every=5, evaluate_every=20, save_every=10, dev_samples=8,
-    accelerator="cpu", average=0.9,
-)  # fmt: skip
-
-
-def run(task: Line, folder: Path, **changes: Any) -> loop.FitResult:
-    asked = replace(settings, **changes)
-    return fit(task, Points(), Points(), asked, folder, Config(str(folder), asked))
 
 
 def test_one_nan_is_left_out_and_several_take_the_run_back_to_its_last_state(tmp_path):
@@ -157,6 +121,15 @@ def test_one_nan_is_left_out_and_several_take_the_run_back_to_its_last_state(tmp
     assert loop.load_state(tmp_path)["run"]["rollbacks"] == 1
     assert all(torch.isfinite(p).all() for p in task.parameters())
     assert result.evaluation["loss"] < 0.5
+
+
+def test_what_is_not_finite_does_not_stay_in_the_batch_norms(tmp_path):
+    """The step is left out, but the picture has been through the net: its running statistics would be NaN for ever."""
+    task = Line(norm=True)
+    result = run(task, tmp_path, Points(poisoned={33}))
+    assert result.evaluation["loss"] < 5
+    assert all(torch.isfinite(value).all() for value in load_file(result.model).values())
+    assert all(torch.isfinite(value).all() for value in loop.load_state(tmp_path)["task"].values())
 
 
 def test_a_loss_that_stays_nan_ends_with_a_sentence_and_the_last_good_state(tmp_path):
@@ -203,6 +176,22 @@ def test_a_damaged_state_is_a_sentence_not_code_that_runs(tmp_path):
     assert not (tmp_path / "owned").exists()
 
 
+def test_a_run_has_a_model_to_look_at_before_it_ends(tmp_path):
+    assert not run(Line(), tmp_path, minutes=1e-6).finished
+    assert load_file(tmp_path / "line.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [(name, 0) for name in ("steps", "batch", "log_every", "save_every", "evaluate_every", "dev_samples", "devices")]
+    + [("rate", -1), ("workers", -1), ("seed", -1), ("patience", -1), ("average", 1.0)],
+)
+def test_a_number_that_cannot_be_is_refused_in_a_sentence(name, value):
+    with pytest.raises(JobError, match=f"fit.{name}") as caught:
+        replace(settings, **{name: value})
+    assert caught.value.hint
+
+
 def test_patience_ends_a_run_that_no_longer_improves_and_keeps_its_best(tmp_path):
     class Worsening(Line):
         def evaluate(self, batches, step: int) -> dict[str, float]:
@@ -211,15 +200,15 @@ def test_patience_ends_a_run_that_no_longer_improves_and_keeps_its_best(tmp_path
     task = Worsening()
     result = run(task, tmp_path, patience=2, steps=400, average=0.0, evaluate_every=10)
     assert result.finished and result.step == 40
-    kept = load_file(result.model)["weight"]
+    kept = load_file(result.model)["0.weight"]
     other = run(Line(), tmp_path / "other", steps=20, average=0.0)
-    assert torch.equal(kept, load_file(other.model)["weight"])
+    assert torch.equal(kept, load_file(other.model)["0.weight"])
 
 
 def test_what_is_saved_is_the_average_and_the_average_follows(tmp_path):
     task = Line()
     result = run(task, tmp_path)
-    saved, last = load_file(result.model)["weight"].item(), task.net.weight.item()
+    saved, last = load_file(result.model)["0.weight"].item(), next(task.net.parameters()).item()
     assert saved != last and abs(saved - 2) < 0.5 and abs(last - 2) < 0.5
 
 

@@ -50,7 +50,8 @@ def task(expert: str = "", **loss: Any) -> GeneratorTask:
 
 def test_the_loss_is_equation_4(batch, expert):
     trained = task(expert, lpips_trunk="untrained", alpha_from_step=5)
-    closed, opened = trained(batch, 4), trained(batch, 5)
+    with torch.no_grad():
+        closed, opened = trained(batch, 4), trained(batch, 5)
     assert float(closed["alpha"]) == 0 and "sync" not in closed
     assert float(closed["loss"]) == pytest.approx(0.93 * float(closed["l1"]) + 0.07 * float(closed["lpips"]), rel=1e-5)
     expected = 0.9 * float(opened["l1"]) + 0.03 * float(opened["sync"]) + 0.07 * float(opened["lpips"])
@@ -70,13 +71,22 @@ def test_the_l1_of_the_paper_is_over_the_whole_face(batch):
 
 
 def test_the_gate_opens_when_the_dev_set_says_so_and_stays_open_in_the_saved_state(batch, expert):
-    trained = task(expert, beta=0.0, alpha_gate=0.0).eval()
-    assert trained.evaluate([batch], 10)["alpha"] == 0
-    easy = task(expert, beta=0.0, alpha_gate=100.0, alpha_ramp=4).eval()
-    assert easy.evaluate([batch], 10)["alpha"] == pytest.approx(0.03 / 4)
-    again = task(expert, beta=0.0, alpha_gate=0.0, alpha_ramp=4)
-    again.load_state_dict(easy.state_dict(), strict=False)
+    trained = task(expert, beta=0.0, alpha_gate=0.5).eval()
+    assert not trained.advice({"sync": 0.6}, 10) and trained.alpha(11) == 0
+    eager = task(expert, beta=0.0, alpha_gate=0.5, alpha_ramp=4).eval()
+    assert "Step 10" in eager.advice({"sync": 0.4}, 10) and not eager.advice({"sync": 0.4}, 20)
+    assert eager.alpha(10) == pytest.approx(0.03 / 4)
+    again = task(expert, beta=0.0, alpha_gate=0.5, alpha_ramp=4)
+    again.load_state_dict(eager.state_dict(), strict=False)
     assert again.alpha(11) == pytest.approx(0.03 / 2) and again.alpha(50) == pytest.approx(0.03)
+
+
+def test_the_dev_sets_loss_means_the_same_before_and_after_the_gate_opens(batch, expert):
+    """Else every model after it would look worse than those before, and patience would keep one that never synced."""
+    trained = task(expert, beta=0.0).eval()
+    before = trained.evaluate([batch], 10)["loss"]
+    trained.advice({"sync": 0.1}, 10)
+    assert trained.evaluate([batch], 11)["loss"] == pytest.approx(before, rel=1e-5)
 
 
 def test_the_expert_never_learns_from_what_is_drawn(batch, expert):
@@ -155,6 +165,8 @@ def test_a_config_and_flags_give_settings_that_a_file_gives_again(tmp_path):
         (["--config", "{folder}/unknown.toml"], "alpah"),
         (["--config", "{folder}/broken.toml"], "config"),
         (["--loss.alpha", "0.9", "--loss.beta", "0.2"], "loss.alpha"),
+        (["--data.reference_gap", "0"], "reference_gap"),
+        (["--loss.alpha", "0", "--lpips-trunk", "{folder}/unknown.toml"], "AlexNet"),
         ([], "expert"),
         (["--start", "{folder}/unknown.toml", "--loss.alpha", "0"], "unknown.toml"),
     ],
@@ -168,6 +180,14 @@ def test_a_mistake_in_the_settings_is_one_sentence_and_a_hint(tmp_path, capsys, 
     error = capsys.readouterr().err
     assert said in error and "hint: " in error and "Traceback" not in error
     assert error.count("\n") == 2 and not (tmp_path / "run").exists()
+
+
+def test_a_settings_last_name_is_enough_where_no_other_has_it():
+    words = ["--output", "x", "--folder", "y", "--lpips-trunk", "untrained", "--steps=7", "--align-blocks", "1"]
+    asked = config.parse(GeneratorSettings, words, "", "")
+    assert asked.loss.lpips_trunk == "untrained" and asked.fit.steps == 7 and asked.model.align_blocks == 1
+    with pytest.raises(JobError):  # three stages have steps
+        config.parse(PretrainSettings, ["--output", "x", "--data.folder", "y", "--steps", "7"], "", "")
 
 
 def test_help_teaches_every_setting(capsys):

@@ -4,11 +4,19 @@
 from __future__ import annotations
 
 import math
+import shutil
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
+import pytest
 
+from core import media
+from core.errors import ModelError, NoFaceError, OutputError
 from training_cli import lips, shards
+from training_cli.config import parse
 from training_cli.evaluate import lips as evaluate
+from training_cli.evaluate.lips import LipSettings, evaluate_lips
 
 
 def landmarks(opening: np.ndarray) -> np.ndarray:
@@ -49,3 +57,135 @@ def test_the_table_has_a_row_a_clip_and_their_mean():
     rows = [evaluate.LipScore(name, 100, r, 1, 0.0, 0.1, 0.5, 1.2, 0.9) for name, r in (("a.mp4", 0.2), ("b.mp4", 0.4))]
     lines = evaluate.lip_table(rows).splitlines()
     assert len(lines) == 5 and lines[2].startswith("| a.mp4 | 100 | 0.200 |") and "| 0.300 |" in lines[4]
+
+
+def made_up(clip: Path, film: Path | None) -> evaluate.LipScore:
+    """A score that the clip's size decides, and the film of it, which redub would not write over another."""
+    if film:
+        assert not film.exists()
+        film.write_bytes(b"film of " + str(clip).encode())
+    return evaluate.LipScore(clip.name, 100, clip.stat().st_size / 1e6, 1, 0.0, 0.1, 0.5, 1.2, 0.9)
+
+
+def quick(clips: list[Path], model: Path, output: Path) -> LipSettings:
+    return LipSettings([str(clip) for clip in clips], str(model), "cpu", 0.5, str(output))
+
+
+@pytest.fixture
+def takes(make_clip, tmp_path) -> list[Path]:
+    """Three clips of one name in three folders."""
+    clips = [tmp_path / folder / "take.mkv" for folder in "abc"]
+    for clip, frames in zip(clips, (24, 26, 30), strict=True):
+        clip.parent.mkdir()
+        shutil.copy(make_clip(frames=frames), clip)
+    return clips
+
+
+@pytest.fixture
+def measured(monkeypatch) -> list[Path]:
+    """The clips that were measured, in order: quickly, by `made_up`."""
+    clips: list[Path] = []
+
+    def measure(clip: Path, model: str, device: str, film: Path | None) -> evaluate.LipScore:
+        clips.append(clip)
+        return made_up(clip, film)
+
+    monkeypatch.setattr(evaluate, "lip_score", measure)
+    return clips
+
+
+def test_a_second_call_gives_the_same_table_and_measures_nothing(make_clip, tiny_model, tmp_path, monkeypatch):
+    """With real pictures; else a second call would lose every clip whose film is there."""
+    for folder in "ab":
+        (tmp_path / folder).mkdir()
+        shutil.copy(make_clip(frames=100), tmp_path / folder / "take.mkv")
+    videos, output = [str(tmp_path / folder) for folder in "ab"], tmp_path / "out"
+    settings = LipSettings(videos, str(tiny_model), "cpu", shortest=4.0, output=str(output))
+    table = evaluate_lips(settings)
+    assert table.count("| take.mkv |") == 2 and (output / "lips.md").read_text(encoding="utf-8") == table + "\n"
+    left = {path.name: path.stat().st_mtime_ns for path in output.iterdir()}
+    films = {"00000_take.mkv.redubbed.mkv", "00001_take.mkv.redubbed.mkv"}
+    assert left.keys() == films | {"config.toml", "run.json", "lips.json", "lips.md"}
+    assert all(media.probe(str(output / film)).frames == 50 for film in films)
+    assert parse(LipSettings, ["--config", str(output / "config.toml")], "", "") == settings
+    monkeypatch.setattr(evaluate, "lip_score", None)
+    assert evaluate_lips(settings) == table
+    assert all((output / film).stat().st_mtime_ns == left[film] for film in films)
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt(), OutputError("The disk is full.")])
+def test_a_run_that_ends_in_the_middle_keeps_what_is_finished(takes, measured, tiny_model, tmp_path, monkeypatch, stop):
+    settings = quick(takes, tiny_model, tmp_path / "out")
+    whole = evaluate_lips(replace(settings, output=""))
+
+    def fail(clip: Path, model: str, device: str, film: Path) -> evaluate.LipScore:
+        if clip == takes[1]:
+            film.write_bytes(b"half a film")
+            raise stop
+        return made_up(clip, film)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluate, "lip_score", fail)
+        with pytest.raises(type(stop)):
+            evaluate_lips(settings)
+    assert not (tmp_path / "out" / "lips.json").exists()
+    measured.clear()
+    assert evaluate_lips(settings) == whole and measured == takes[1:]
+    for number, clip in enumerate(takes):
+        film = tmp_path / "out" / f"0000{number}_take.mkv.redubbed.mkv"
+        assert film.read_bytes() == b"film of " + str(clip).encode()
+
+
+def test_new_and_changed_clips_are_measured_and_none_is_lost(takes, measured, tiny_model, tmp_path):
+    output = tmp_path / "out"
+    evaluate_lips(quick(takes[1:], tiny_model, output))
+    measured.clear()
+    shutil.copy(takes[2], takes[1])  # another clip of that name
+    table = evaluate_lips(quick(takes, tiny_model, output))
+    assert measured == takes[:2] and len(list(output.glob("*.redubbed.mkv"))) == 3
+    assert table == evaluate_lips(quick(takes, tiny_model, tmp_path / "anew"))
+    assert table == evaluate_lips(quick([*takes, takes[0]], tiny_model, output))  # named twice, counted once
+    before = {path: path.read_bytes() for path in output.iterdir()}
+    with pytest.raises(OutputError, match="not among") as caught:
+        evaluate_lips(quick(takes[:2], tiny_model, output))
+    assert str(takes[2]) in str(caught.value) and caught.value.hint
+    assert before == {path: path.read_bytes() for path in output.iterdir()}
+
+
+def test_a_clip_that_was_left_out_is_not_tried_again(takes, tiny_model, tmp_path, monkeypatch, capsys):
+    def measure(clip: Path, model: str, device: str, film: Path) -> evaluate.LipScore:
+        if clip == takes[0]:
+            raise NoFaceError("Nobody is there.")
+        return made_up(clip, film)
+
+    settings = quick(takes, tiny_model, tmp_path / "out")
+    monkeypatch.setattr(evaluate, "lip_score", measure)
+    table = evaluate_lips(settings)
+    monkeypatch.setattr(evaluate, "lip_score", None)
+    capsys.readouterr()
+    assert evaluate_lips(settings) == table and table.count("take.mkv") == 2
+    assert "left out: Nobody is there." in capsys.readouterr().err
+
+
+def test_results_of_another_model_or_other_settings_are_not_mixed_in(takes, measured, tiny_model, tmp_path):
+    settings = quick(takes, tiny_model, tmp_path / "out")
+    evaluate_lips(settings)
+    run, before = tmp_path / "out" / "run.json", {path: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    for other in (replace(settings, model=""), replace(settings, shortest=0.6)):
+        with pytest.raises(OutputError, match="another model or other settings") as caught:
+            evaluate_lips(other)
+        assert caught.value.hint and before == {path: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    elsewhere = before[run].replace(b'"00000_', b'"../00000_')
+    for content in (b"", b"[]", before[run][:-9], before[run].replace(b'"jitter"', b'"shiver"'), elsewhere):
+        run.write_bytes(content)
+        with pytest.raises(OutputError, match="damaged"):
+            evaluate_lips(settings)
+    run.unlink()
+    with pytest.raises(OutputError, match="another table"):
+        evaluate_lips(settings)
+
+
+def test_a_model_that_cannot_be_read_is_told_before_any_work(takes, measured, tmp_path):
+    with pytest.raises(ModelError):
+        evaluate_lips(quick(takes, takes[0], tmp_path / "out"))
+    assert not measured and not (tmp_path / "out").exists()

@@ -120,7 +120,7 @@ def test_every_video_gets_a_verdict_and_the_run_goes_on(prepared):
 
 
 def test_the_summary_counts_clips_minutes_people_and_reasons(prepared):
-    summary = json.loads((prepared / "summary.json").read_text())
+    summary = json.loads((prepared / "summary.json").read_text(encoding="utf-8"))
     assert summary["videos"] == 6 and sum(part["clips"] for part in summary["splits"].values()) == 2
     assert sum(part["minutes"] for part in summary["splits"].values()) == pytest.approx(54 / 25 / 60, abs=0.01)
     assert summary["reasons"]["no sound"] == summary["reasons"]["no face"] == 1
@@ -444,6 +444,21 @@ def test_lrs3_lrw_and_voxceleb2_are_known_by_their_folders(tmp_path):
     assert "dev" in {split for _, split in videos.values()} and videos[people[0]][0] == "id00010"
     with_sound = [v.sound for v in corpora.find(settings(vox, vox)).videos if v.sound]
     assert with_sound == ["dev/aac/id00010/21Uxsk56VDQ/00001.m4a"]
+
+
+@pytest.mark.parametrize(
+    ("root", "test"),
+    [
+        *(("vox2_test_mp4/mp4", True), ("test", True), ("vox2/Test/mp4", True), ("vox2_test", True)),
+        *(("latest", False), ("latest/mp4", False), ("vox2_dev_mp4/mp4", False), ("my_contest", False)),
+        *(("testing", False), ("tested_mp4/mp4", False), ("vox2_dev/latest_mp4/mp4", False)),
+    ],
+)
+def test_only_voxceleb2s_own_test_folders_are_the_test(tmp_path, root, test):
+    """In a folder named `latest` all would be test, and none left to train on."""
+    names = [f"id0001{k}/21Uxsk56VDQ/00001.mp4" for k in range(5)]
+    layout, videos = found(tree(tmp_path / "v" / root, *names))
+    assert layout == "voxceleb2" and ({split for _, split in videos.values()} == {"test"}) == test
 
 
 def test_grid_is_known_by_its_sentences(tmp_path):

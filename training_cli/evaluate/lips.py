@@ -20,12 +20,17 @@ import numpy as np
 import soundfile
 
 from core import audio, media, redub
-from core.errors import JobError, LipSyncError, MediaError
+from core.errors import MediaError, NoFaceError, SpeechError
 from core.faces import Track, Tracker, crop, lip_opening
 from core.faces.mesh import lips
 from core.job import RedubJob
+from core.nets.checkpoint import default_model, load_generator
 
+from ..config import dump
 from .clips import find_videos
+from .files import digest, write_text
+from .lip_run import LipRun, LipScore
+from .weights import sha256
 
 shift_seconds = 2
 most_lag = 8
@@ -45,30 +50,8 @@ class LipSettings:
     shortest: float = 6.0
     """Leave out clips shorter than this many seconds: a correlation over few frames says little."""
     output: str = ""
-    """Folder for lips.md, lips.json and the re-dubbed clips; empty: the table is only printed."""
-
-
-@dataclass(frozen=True)
-class LipScore:
-    """The lip measure of one clip. Openings are inner-lip distances over face height."""
-
-    clip: str
-    frames: int
-    """Frames in which every version shows a face."""
-    r: float
-    """Pearson correlation of the output's opening with the true footage's; -1…1."""
-    lag: int
-    """Frames by which the output follows the truth where their correlation is best, -8…8; 0 is in sync."""
-    r_untouched: float
-    """The same correlation for the footage before the re-dub: what chance gives."""
-    r_replaced: float
-    """Correlation of the output with the lips it replaced: how much of them leaks."""
-    sharpness: float
-    """Median over the frames of the mouth's Laplacian variance, output over footage."""
-    jitter: float
-    """Lip landmarks' mean second difference in time, output over footage."""
-    opening_range: float
-    """10 to 90 % range of the opening, output over truth."""
+    """Folder for lips.md, lips.json and the re-dubbed clips; empty: the table is only printed. Given again with the
+    same settings, finished clips are not measured again, and new ones are added."""
 
 
 def evaluate_lips(settings: LipSettings) -> str:
@@ -79,29 +62,64 @@ def evaluate_lips(settings: LipSettings) -> str:
 
     Raises:
         MediaError: no clip could be measured.
+        LipSyncError: the settings, the model or the output do not fit.
     """
-    output = Path(settings.output) if settings.output else None
-    scores = []
-    for clip in find_videos(settings.videos):
-        try:
-            info = media.probe(str(clip))
-            if info.frames / info.rate < settings.shortest:
-                continue
-            if output:
-                output.mkdir(parents=True, exist_ok=True)
-            keep = output / f"{clip.name}.redubbed.mkv" if output else None
-            scores.append(lip_score(clip, settings.model, settings.device, keep))
-            print(f"{clip.name}: r {scores[-1].r:.3f}", file=sys.stderr)
-        except LipSyncError as e:
-            print(f"{clip.name}: left out: {e}", file=sys.stderr)
+    clips = list({clip.resolve(): clip for clip in find_videos(settings.videos)}.values())
+    model = Path(settings.model) if settings.model else default_model
+    load_generator(model)  # whose mistake is told before any work
+    run = None
+    if settings.output:
+        output = Path(settings.output)
+        run = LipRun(output, digest(sha256(model), settings.shortest, shift_seconds, most_lag), clips)
+        dump(settings, output / "config.toml")
+    scores: list[LipScore] = []
+    reasons: list[str] = []
+    for clip in clips:
+        entry = run.done(clip) if run else None
+        if entry:
+            score, why = entry.score, entry.left_out
+        elif _too_short(clip, settings.shortest):
+            continue
+        else:
+            score, why = _measured(clip, settings, run)
+        if score:
+            scores.append(score)
+            print(f"{clip.name}: r {score.r:.3f}", file=sys.stderr)
+        else:
+            reasons.append(why)
+            print(f"{clip.name}: left out: {why}", file=sys.stderr)
     if not scores:
-        raise MediaError("No clip could be measured.", "Name videos of six seconds and more with their own sound.")
+        first = f" Of the first: {reasons[0]}" if reasons else ""
+        hint = "Name videos of six seconds and more with their own sound."
+        raise MediaError(f"No clip could be measured.{first}", hint)
     table = lip_table(scores)
-    if output:
-        (output / "lips.md").write_text(table + "\n", encoding="utf-8")
+    if settings.output:
+        output = Path(settings.output)
         rows = json.dumps([asdict(score) for score in scores], indent=1)
-        (output / "lips.json").write_text(rows + "\n", encoding="utf-8")
+        write_text(output / "lips.json", rows + "\n")
+        write_text(output / "lips.md", table + "\n")
     return table
+
+
+def _too_short(clip: Path, shortest: float) -> bool:
+    try:
+        info = media.probe(str(clip))
+    except MediaError:  # which measuring says again
+        return False
+    return info.frames / info.rate < shortest
+
+
+def _measured(clip: Path, settings: LipSettings, run: LipRun | None) -> tuple[LipScore | None, str]:
+    """A clip's score, or why it has none; the run knows it from then on."""
+    score, why = None, ""
+    film = run.begin(clip) if run else None
+    try:
+        score = lip_score(clip, settings.model, settings.device, film)
+    except (MediaError, NoFaceError, SpeechError) as e:
+        why = str(e)
+    if run:
+        run.finish(clip, score, why)
+    return score, why
 
 
 def lip_score(
@@ -123,7 +141,7 @@ def lip_score(
     length = info.frames if frames is None else min(info.frames, frames)
     count = length - shift
     if count < shift:
-        raise JobError(f"{clip} is shorter than {2 * shift_seconds} seconds.")
+        raise MediaError(f"{clip} is shorter than {2 * shift_seconds} seconds.", "Name longer clips.")
     with tempfile.TemporaryDirectory() as folder:
         speech, output = Path(folder) / "speech.wav", keep or Path(folder) / "output.mkv"
         wave = audio.load(str(clip), info.start)[: round(count / info.rate * audio.sample_rate)]

@@ -17,7 +17,7 @@ import torch
 from torchmetrics.image.fid import FrechetInceptionDistance
 
 from core import audio, faces, media, redub
-from core.errors import JobError, MediaError, NoFaceError, OutputError, SpeechError
+from core.errors import MediaError, NoFaceError, OutputError, SpeechError
 from core.faces import Track, Tracker
 from core.job import RedubJob
 from core.nets.syncnet import SyncNet
@@ -240,7 +240,7 @@ class Measurer:
             return None
         try:
             return lip_score(video, self._model.path, self._model.device, frames=shot.count).r
-        except (MediaError, JobError):  # too few frames in which every version shows a face
+        except MediaError:  # too few frames in which every version shows a face
             return None
 
     def _show(

@@ -3,13 +3,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -105,8 +103,3 @@ class Run:
                 tensor.copy_(kept[name])
         except (SafetensorError, OSError, ValueError, LookupError, TypeError):
             raise OutputError(f"{self._path} is damaged.", hint) from None
-
-
-def digest(*things: Any) -> str:
-    """A hash of what JSON can hold."""
-    return hashlib.sha256(json.dumps(things, sort_keys=True).encode()).hexdigest()

@@ -31,9 +31,10 @@ from ..config import dump, resolved
 from ..losses import Lpips, untrained_trunk
 from . import pictures, report, syncnet
 from .clips import find_videos, listed, next_to_each_other, read_pairs
+from .files import digest, write_text
 from .measure import ClipScore, Judges, Measurer, Model, View
 from .report import Row, Table, truth
-from .run import Run, digest
+from .run import Run
 from .weights import sha256
 
 packages = (
@@ -129,7 +130,7 @@ def evaluate_table(settings: TableSettings) -> str:
     """
     earlier = {path: report.read_table(Path(path)) for path in listed(settings.compare)}
     if not listed(settings.videos) and not settings.pairs:
-        return _put_together(earlier, Path(settings.output))
+        return _put_together(earlier, settings)
     pairs = read_pairs(Path(settings.pairs), settings.root) if settings.pairs else None
     pairs = pairs or next_to_each_other(find_videos(settings.videos))
     pairs = pairs[: settings.limit] if settings.limit else pairs
@@ -197,12 +198,12 @@ def evaluate_table(settings: TableSettings) -> str:
         "per_clip": [vars(score) for score in run.scores],
         "left_out": [{"clip": clip, "why": why} for clip, why in run.left_out],
     }
-    _write(output / "table.json", json.dumps(report.finite(content), indent=1, allow_nan=False) + "\n")
+    write_text(output / "table.json", json.dumps(report.finite(content), indent=1, allow_nan=False) + "\n")
     shown_rows, more = report.joined({"this run": Table(tuple(rows), len(run.scores), basis), **earlier})
     text = report.markdown(shown_rows, [*notes, *more], always=("lse_c", "lse_d", "fid"))
     clip_rows = [Row(s.clip, _clip_values(s, lpips_key(settings))) for s in run.scores]
     per_clip = report.markdown(clip_rows, first="Clip")
-    _write(output / "table.md", f"{text}\n## Clip by clip\n\n{per_clip}")
+    write_text(output / "table.md", f"{text}\n## Clip by clip\n\n{per_clip}")
     return text
 
 
@@ -297,7 +298,8 @@ def _notes(settings: TableSettings, run: Run, model: Model, fid_frames: int) -> 
     return notes
 
 
-def _put_together(tables: dict[str, Table], output: Path) -> str:
+def _put_together(tables: dict[str, Table], settings: TableSettings) -> str:
+    output = Path(settings.output)
     if not tables:
         raise JobError("There is nothing to measure.", "Name `videos`, `pairs`, or tables to `compare`.")
     if (output / "table.md").exists():
@@ -307,18 +309,9 @@ def _put_together(tables: dict[str, Table], output: Path) -> str:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as e:
         raise OutputError(f"The folder {output} cannot be made: {e.strerror}.") from None
-    _write(output / "table.md", text)
+    dump(settings, output / "config.toml")
+    write_text(output / "table.md", text)
     return text
-
-
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(f"{path.name}.part")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
-    except OSError as e:
-        temporary.unlink(missing_ok=True)
-        raise OutputError(f"{path} cannot be written: {e.strerror}.") from None
 
 
 def _versions() -> dict[str, Any]:

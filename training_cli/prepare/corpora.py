@@ -125,6 +125,8 @@ _lrs3 = re.compile(r"(?:^|/)(trainval|pretrain|test)/([^/]+)/\d{5}\.mp4$")
 _lrw = re.compile(r"(?:^|/)([^/]+)/(train|val|test)/\1_\d+\.mp4$")
 _grid = re.compile(r"(?:^|/)(s\d{1,2})(?:[._][^/]*)?/(?:[^/]+/)*[^/]+$")
 _voxceleb2 = re.compile(r"(?:^|/)(id\d{5})/[^/]+/\d{5}\.mp4$")
+_test_part = re.compile(r"(?<![a-z])test(?![a-z])")
+"""As in vox2_test_mp4, but not in latest."""
 _broadcast = re.compile(r"\d{19}")
 _grid_sentence = re.compile(r"(?:^|/)s\d{1,2}(?:[._][^/]*)?/(?:[^/]+/)*[blps][bgrw][abiw][a-z][0-9z][anps]\.\w+$")
 """A file of GRID is named by the letters of its sentence, such as `bin blue at f two now`."""
@@ -230,7 +232,7 @@ def _read_voxceleb2(root: Path, films: list[str], settings: PrepareSettings) -> 
     for name in films:
         if match := _voxceleb2.search(_full(root, name)):
             above = "/".join((*own, name)).partition(match[1])[0]
-            videos.append(Video(name, match[1], "test" if "test" in above.lower() else ""))
+            videos.append(Video(name, match[1], "test" if _test_part.search(above.lower()) else ""))
     return Corpus(root, "voxceleb2", videos)
 
 

@@ -55,7 +55,7 @@ def prepare_video(task: Task) -> list[shards.Verdict] | Stop:
             try:
                 shards.save(folder / name, clip, settings.quality)
             except OSError as e:
-                return Stop(str(e))
+                return Stop(f"The clip {name} could not be written: {e.strerror or e}.")
             verdicts.append(_verdict(name, clip.info, len(clip.crops)))
     except LipSyncError as e:
         why = str(e) if re.match(r"[\w ]+: ", str(e)) else f"unreadable: {e}"
