@@ -62,6 +62,32 @@ def dump(settings: Any, path: Path) -> None:
         raise OutputError(f"{path} cannot be written: {e.strerror}.") from None
 
 
+def differences(kept: dict[str, Any], asked: dict[str, Any], prefix: str = "") -> list[str]:
+    """What differs between two configs in words; how long and on what a run trains may change."""
+    free = {"output", "folder", "minutes", "steps", "workers", "threads", "patience", "log_every", "save_every"}
+    free |= {"evaluate_every", "dev_samples", "accelerator", "devices", "nodes", "strategy"}
+    found = []
+    for name in sorted(kept.keys() | asked.keys()):
+        before, now, full = kept.get(name), asked.get(name), prefix + name
+        if isinstance(before, dict) and isinstance(now, dict):
+            found += differences(before, now, full + ".")
+        elif before != now and name not in free:
+            found.append(f"{full} was {before!r}, now {now!r}")
+    return found
+
+
+def without_places(config: dict[str, Any]) -> dict[str, Any]:
+    """A config for a card that others read: of a path only its last name, as where it lies is nobody else's concern."""
+    kept = {}
+    for name, value in config.items():
+        if isinstance(value, dict):
+            value = without_places(value)
+        elif isinstance(value, str) and value:
+            value = Path(value).name
+        kept[name] = value
+    return kept
+
+
 def _parser(kind: type, program: str, description: str) -> ArgumentParser:
     parser = ArgumentParser(
         prog=program,

@@ -29,8 +29,9 @@ from tqdm import tqdm
 from core.allocator import keep_freed_memory
 from core.errors import JobError, LipSyncError, MediaError, ModelError, OutputError
 
-from .config import dump, resolved
+from .config import differences, dump, resolved, without_places
 from .data import Item, Steps
+from .log import Log
 from .shards import again
 
 unreadable = (OSError, RuntimeError, ValueError, EOFError, KeyError, TypeError, pickle.UnpicklingError)
@@ -263,7 +264,7 @@ class _Run:
             multiprocessing_context="spawn" if s.workers else None,
         )
         batches = iter(fabric.setup_dataloaders(loader, use_distributed_sampler=False))
-        log = _Log(fabric, self.folder, s.batch * fabric.world_size)
+        log = Log(fabric, self.folder, s.batch * fabric.world_size)
         in_a_row = 0
         self.task.train()
         with tqdm(total=s.steps, initial=state.step, unit="step", disable=fabric.global_rank > 0) as bar:
@@ -344,7 +345,7 @@ class _Run:
             net.load_state_dict(own)
             self.raw.train()
 
-    def _evaluate(self, batches: list[Item], log: _Log, bar: tqdm) -> None:
+    def _evaluate(self, batches: list[Item], log: Log, bar: tqdm) -> None:
         """On the dev set. Each process has batch norms of its own data: the first one's numbers decide for all."""
         state = self.state
         moved = [{k: v.to(self.fabric.device) for k, v in batch.items()} for batch in batches]
@@ -397,7 +398,7 @@ class _Run:
         if not path.exists():
             return
         kept = load_state(self.folder)
-        if difference := _differences(json.loads(kept["config"]), self.config):
+        if difference := differences(json.loads(kept["config"]), self.config):
             raise JobError(
                 f"{self.folder} holds a run with other settings: {', '.join(difference)}.",
                 "Give it the settings it was begun with, or name another output folder.",
@@ -445,46 +446,6 @@ def load_state(folder: Path) -> dict[str, Any]:
         raise ModelError(f"The state of a run in {folder} cannot be read: {str(e).splitlines()[0]}", hint) from None
 
 
-class _Log:
-    """Means of the last steps: to log.jsonl, to TensorBoard, and back for the progress bar."""
-
-    def __init__(self, fabric: Fabric, folder: Path, batch: int) -> None:
-        self._fabric, self._folder, self._batch = fabric, folder, batch
-        self._clear()
-
-    def _clear(self) -> None:
-        self._sums: dict[str, Tensor] = {}
-        self._count, self._waited, self._seconds = 0, 0.0, 0.0
-
-    def add(self, values: dict[str, Tensor], waited: float, seconds: float) -> None:
-        for name, value in values.items():
-            self._sums[name] = self._sums.get(name, 0) + value.float()
-        self._count += 1
-        self._waited += waited
-        self._seconds += seconds
-
-    def write(self, step: int) -> dict[str, str]:
-        values = {name: (total / self._count).item() for name, total in self._sums.items()}
-        values["steps_per_second"] = self._count / self._seconds
-        values["samples_per_second"] = self._batch * self._count / self._seconds
-        values["loader_share"] = self._waited / self._seconds
-        self._clear()
-        self._row(step, values)
-        return {name: f"{values[name]:.4g}" for name in ("loss", "samples_per_second", "loader_share")}
-
-    def evaluation(self, step: int, values: dict[str, float], sheet: Tensor | None) -> None:
-        self._row(step, {f"dev/{name}": value for name, value in values.items()})
-        if sheet is not None and self._fabric.global_rank == 0:
-            cast(TensorBoardLogger, self._fabric.logger).experiment.add_image("dev", sheet, step)
-
-    def _row(self, step: int, values: dict[str, float]) -> None:
-        if self._fabric.global_rank:
-            return
-        with open(self._folder / "log.jsonl", "a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": step} | {k: round(v, 6) for k, v in values.items()}) + "\n")
-        self._fabric.log_dict(values, step)
-
-
 def _dev_batches(dev: Dataset[Item], settings: FitSettings) -> list[Item]:
     """The dev set, read once: the same samples in every run."""
     size = max(1, settings.batch)
@@ -513,32 +474,6 @@ def _move_average(decay: float) -> Any:
                 average.copy_(value)
 
     return move
-
-
-def _differences(kept: dict[str, Any], asked: dict[str, Any], prefix: str = "") -> list[str]:
-    """What differs between two configs in words; how long and on what a run trains may change."""
-    free = {"output", "folder", "minutes", "steps", "workers", "threads", "patience", "log_every", "save_every"}
-    free |= {"evaluate_every", "dev_samples", "accelerator", "devices", "nodes", "strategy"}
-    found = []
-    for name in sorted(kept.keys() | asked.keys()):
-        before, now, full = kept.get(name), asked.get(name), prefix + name
-        if isinstance(before, dict) and isinstance(now, dict):
-            found += _differences(before, now, full + ".")
-        elif before != now and name not in free:
-            found.append(f"{full} was {before!r}, now {now!r}")
-    return found
-
-
-def without_places(config: dict[str, Any]) -> dict[str, Any]:
-    """A config for a card that others read: of a path only its last name, as where it lies is nobody else's concern."""
-    kept = {}
-    for name, value in config.items():
-        if isinstance(value, dict):
-            value = without_places(value)
-        elif isinstance(value, str) and value:
-            value = Path(value).name
-        kept[name] = value
-    return kept
 
 
 @contextmanager

@@ -39,9 +39,9 @@ from core.nets.checkpoint import save_net
 from core.nets.generator import Generator, GeneratorConfig
 
 from . import lips, shards
-from .config import resolved
+from .config import resolved, without_places
 from .data import DataSettings, Index, Item, PictureWindows, SoundWindows, dev_seed
-from .fit import FitResult, FitSettings, Task, fit, without_places
+from .fit import FitResult, FitSettings, Task, fit
 from .generator import LipHead, map_statistics, masked_pairs, mouth_part
 from .losses import Lpips, mouth_weights
 

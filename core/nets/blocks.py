@@ -48,6 +48,21 @@ class ResidualBlock(nn.Module):
         return F.relu(x + self.attention(self.norm(self.conv(x))))
 
 
+def hearing(c32: int, c64: int, c128: int) -> list[nn.Module]:
+    """The first three levels of Wav2Lip's audio encoder: mel windows (B, 1, 80, T) → (B, c128, 9, T / 3)."""
+    return [
+        ConvBlock(1, c32, 3, 1, 1),
+        ResidualBlock(c32, False),
+        ResidualBlock(c32, False),
+        ConvBlock(c32, c64, 3, (3, 1), 1),
+        ResidualBlock(c64, False),
+        ResidualBlock(c64, False),
+        ConvBlock(c64, c128, 3, 3, 1),
+        ResidualBlock(c128, False),
+        ResidualBlock(c128, False),
+    ]
+
+
 class CBAM(nn.Module):
     """Convolutional Block Attention Module: weighs channels, then places. (B, C, H, W) → the same.
 

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from ..errors import ModelError
 from ..timing import mel_window_length
 from .align import AlignBlock
-from .blocks import ConvBlock, ResidualBlock, UpBlock, scaled
+from .blocks import ConvBlock, ResidualBlock, UpBlock, hearing, scaled
 from .rules import InputRules, our_rules
 
 
@@ -59,15 +59,7 @@ class AudioEncoder(nn.Sequential):
 
     def __init__(self, c32: int, c64: int, c128: int, c256: int) -> None:
         super().__init__(
-            ConvBlock(1, c32, 3, 1, 1),
-            ResidualBlock(c32, False),
-            ResidualBlock(c32, False),
-            ConvBlock(c32, c64, 3, (3, 1), 1),
-            ResidualBlock(c64, False),
-            ResidualBlock(c64, False),
-            ConvBlock(c64, c128, 3, 3, 1),
-            ResidualBlock(c128, False),
-            ResidualBlock(c128, False),
+            *hearing(c32, c64, c128),
             ConvBlock(c128, c256, (4, 3), 1, (0, 1)),
             ResidualBlock(c256, False),
         )

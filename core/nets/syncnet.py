@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from ..errors import ModelError
 from ..timing import sync_window_length
-from .blocks import ConvBlock, ResidualBlock, scaled
+from .blocks import ConvBlock, ResidualBlock, hearing, scaled
 
 face_height, face_width = 48, 96
 """The lower half of a face, as the expert sees it."""
@@ -40,15 +40,7 @@ class SoundEncoder(nn.Sequential):
     def __init__(self, width: float, residual: int) -> None:
         c32, c64, c128, c256, c512 = (scaled(channels, width) for channels in (32, 64, 128, 256, 512))
         super().__init__(
-            ConvBlock(1, c32, 3, 1, 1),
-            ResidualBlock(c32, False),
-            ResidualBlock(c32, False),
-            ConvBlock(c32, c64, 3, (3, 1), 1),
-            ResidualBlock(c64, False),
-            ResidualBlock(c64, False),
-            ConvBlock(c64, c128, 3, 3, 1),
-            ResidualBlock(c128, False),
-            ResidualBlock(c128, False),
+            *hearing(c32, c64, c128),
             ConvBlock(c128, c256, 3, (3, 2), 1),
             *(ResidualBlock(c256, False) for _ in range(residual)),
             ConvBlock(c256, c512, 3),
