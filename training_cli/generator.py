@@ -8,7 +8,7 @@ set is low enough, or a step is reached: before, the expert's gradient only harm
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -198,8 +198,7 @@ class GeneratorTask(Task):
         return (torch.cat(rows, 1) * 255).round().clamp(0, 255).byte().cpu()
 
     def save(self, path: Path, card: dict[str, Any]) -> None:
-        loss = asdict(self.loss_settings)
-        save_net(path, self.generator, {**card, "losses": loss}, torch.float32)
+        save_net(path, self.generator, card, torch.float32)
 
 
 class LipHead(nn.Module):

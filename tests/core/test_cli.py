@@ -173,19 +173,24 @@ def test_a_crash_is_a_sentence_and_a_file_to_report(
     assert "ZeroDivisionError" in log.read_text()
 
 
+def telling(what: str, when: str) -> str:
+    """A program that is `lipsync` and prints, of a job and its progress p, what is asked for when it is asked for."""
+    return (
+        "import signal, sys\nfrom core import cli, redub\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # the jobs of a shell's background ignore it
+        "run = redub.run\n"
+        "def telling(job, report):\n"
+        f"    return run(job, lambda p: print({what}, flush=True) if {when} else None)\n"
+        "redub.run = telling\nsys.exit(cli.main(sys.argv[1:]))"
+    )
+
+
 @pytest.mark.skipif(os.name == "nt", reason="Windows sends Ctrl-C to consoles, not to processes")
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_job_leaves_nothing(
     inputs: list[str], make_clip: Callable[..., Path], tmp_path: Path, sent: signal.Signals
 ) -> None:
-    program = (
-        "import signal, sys\nfrom core import cli, redub\n"
-        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # the jobs of a shell's background ignore it
-        "run = redub.run\n"
-        "def telling(job, report):\n"
-        "    return run(job, lambda p: print(p.stage, flush=True) if p.stage == 'lips' else None)\n"
-        "redub.run = telling\nsys.exit(cli.main(sys.argv[1:]))"
-    )
+    program = telling("p.stage", "p.stage == 'lips'")
     command = ["redub", str(make_clip(300)), *inputs[1:], "-o", str(tmp_path / "out.mkv")]
     process = subprocess.Popen(
         [sys.executable, "-c", program, *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -204,14 +209,7 @@ def test_an_interrupted_batch_says_what_is_done(
     inputs: list[str], make_clip: Callable[..., Path], tmp_path: Path
 ) -> None:
     """Whoever hears that nothing was changed starts all jobs again, and loses hours of them."""
-    program = (
-        "import signal, sys\nfrom core import cli, redub\n"
-        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # the jobs of a shell's background ignore it
-        "run = redub.run\n"
-        "def telling(job, report):\n"
-        "    return run(job, lambda p: print(job.output, p.stage, flush=True) if p.done == 1 else None)\n"
-        "redub.run = telling\nsys.exit(cli.main(sys.argv[1:]))"
-    )
+    program = telling("job.output, p.stage", "p.done == 1")
     video, speech, _, model, _, device = inputs
     first = RedubJob(
         video=video, speech=speech, model=model, device=device, output=str(tmp_path / "a.mkv"), frame_count=3

@@ -215,7 +215,7 @@ def test_a_run_leaves_a_model_that_redubs_and_a_start_for_another(talkers, tmp_p
     )
     result = train_generator(settings)
     engine = Engine(str(result.model), "cpu")
-    assert engine.card["losses"]["alpha"] == 0.03 and engine.card["training"]["fit"]["steps"] == 4
+    assert engine.card["training"]["loss"]["alpha"] == 0.03 and engine.card["training"]["fit"]["steps"] == 4
     pictures = np.zeros((2, 96, 96, 3), np.uint8)
     assert engine.generate(pictures, pictures[:1], np.zeros((2, 80, 16))).shape == (2, 96, 96, 3)
     start = GeneratorTask(replace(settings, start=str(result.model), expert="", loss=LossSettings(alpha=0, beta=0)))

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as serialised
 from torchmetrics.image.fid import FrechetInceptionDistance
 
 from core.errors import OutputError
@@ -40,6 +40,7 @@ class Run:
         self.left_out: list[tuple[str, str]] = []
         """Clip and why."""
         self._saved = time.monotonic()
+        self._on_disk = 0
         try:
             for folder in (output, output / "sheets", output / "films"):
                 folder.mkdir(parents=True, exist_ok=True)
@@ -68,18 +69,21 @@ class Run:
             self.save()
 
     def save(self) -> None:
-        """Writes all of it, complete or not at all."""
+        """Writes all of it, complete or not at all, unless it is on disk already."""
+        if self.done == self._on_disk:
+            return
         scores = json.dumps([asdict(score) for score in self.scores])
         header = {"key": self._key, "scores": scores, "left_out": json.dumps(self.left_out)}
         temporary = self._path.with_name(f"{self._path.name}.{os.getpid()}.part")
         try:
-            save_file({name: tensor.cpu() for name, tensor in self._sums().items()}, temporary, header)
+            # save_file would let nobody but its maker read it
+            temporary.write_bytes(serialised({name: tensor.cpu() for name, tensor in self._sums().items()}, header))
             temporary.replace(self._path)
-        except (SafetensorError, OSError) as e:
-            raise OutputError(f"{self._path} cannot be written: {e}.") from None
+        except OSError as e:
+            raise OutputError(f"{self._path} cannot be written: {e.strerror}.") from None
         finally:
             temporary.unlink(missing_ok=True)
-        self._saved = time.monotonic()
+        self._saved, self._on_disk = time.monotonic(), self.done
 
     def forget(self) -> None:
         """Removes what was kept: the next run begins anew."""
@@ -101,5 +105,6 @@ class Run:
             self.left_out = [(str(clip), str(why)) for clip, why in json.loads(header["left_out"])]
             for name, tensor in self._sums().items():
                 tensor.copy_(kept[name])
+            self._on_disk = self.done
         except (SafetensorError, OSError, ValueError, LookupError, TypeError):
             raise OutputError(f"{self._path} is damaged.", hint) from None
