@@ -4,9 +4,9 @@
 PYTHON ?= $(or $(shell command -v python3.11),$(shell command -v python3),python3.11)
 run = .venv/bin/python
 
-export VIDEO SPEECH WAV2LIP
+export VIDEO SPEECH WAV2LIP VIDEOS MANIFEST MINUTES
 
-.PHONY: demo test lint extension bench
+.PHONY: demo test lint extension bench default-model
 
 # build/demo: before.mp4, after.mp4, sheet.png, report.json and the .blend.  Own footage: make demo VIDEO=… SPEECH=…
 demo: .venv/.ready
@@ -26,6 +26,11 @@ extension: .venv/.ready
 # build/bench.json.  Against Wav2Lip: make bench WAV2LIP=/path/to/its/checkout
 bench: .venv/.ready
 	$(run) benchmarks/bench.py --out build/bench.json $${WAV2LIP:+--wav2lip "$$WAV2LIP"}
+
+# The bundled model anew, or what is left of it: make default-model VIDEOS=FOLDER MANIFEST=FILE.csv MINUTES=9
+default-model: .venv/.ready
+	$(run) examples/default_model.py $${VIDEOS:+--videos "$$VIDEOS"} $${MANIFEST:+--manifest "$$MANIFEST"} \
+	  $${MINUTES:+--minutes "$$MINUTES"}
 
 .venv/.ready: pyproject.toml constraints.txt
 	@"$(PYTHON)" -c 'import sys; sys.version_info[:2] == (3, 11) or sys.exit("Python 3.11 is needed: make PYTHON=/path/to/python3.11 …")'

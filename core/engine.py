@@ -7,10 +7,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch.nn import functional as F
 
 from .allocator import keep_freed_memory
 from .errors import DeviceError
 from .nets.checkpoint import default_model, load_generator
+from .nets.generator import Generator
+
+most_fine = 4
+"""Beyond which a face's detail is worth less than the time: 4 x 96 pixels are a face of more than half a 720p frame."""
 
 
 def choose_device(name: str) -> torch.device:
@@ -50,6 +55,8 @@ class Engine:
         self.image_size: int = self.generator.config.image_size
         self.audio_frames: int = self.generator.config.audio_frames
         self.rules = self.generator.rules
+        self.finest = most_fine if isinstance(self.generator, Generator) and self.generator.config.warp else 1
+        """How many times larger than the net's pictures its crops may be."""
         self.generator.to(self.device).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
     @torch.inference_mode()
@@ -57,12 +64,13 @@ class Engine:
         """The faces with lips for the sound.
 
         Args:
-            faces: (n, S, S, 3) uint8 RGB crops; their lower half is not looked at.
-            references: (n, S, S, 3) uint8 RGB, or (1, S, S, 3) for all: the person in another frame.
+            faces: (n, F, F, 3) uint8 RGB crops; their lower half is not looked at. F is image_size, or up to `finest`
+                times as much.
+            references: (n, F, F, 3) uint8 RGB, or (1, F, F, 3) for all: the person in another frame.
             mel_windows: (n, 80, audio_frames) float32 from core.audio.
 
         Returns:
-            (n, S, S, 3) uint8.
+            (n, F, F, 3) uint8.
 
         Raises:
             DeviceError: the GPU's memory cannot hold so many at once.
@@ -76,12 +84,14 @@ class Engine:
             ) from None
 
     def _generate(self, faces: np.ndarray, references: np.ndarray, mel_windows: np.ndarray) -> np.ndarray:
-        upper = self._to_device(faces)
+        factor = faces.shape[1] // self.image_size
+        fine = self._to_device(references).expand(len(faces), -1, -1, -1)
+        upper, reference = F.avg_pool2d(self._to_device(faces), factor), F.avg_pool2d(fine, factor)
         upper[:, :, self.image_size // 2 :] = 0
-        reference = self._to_device(references).expand(len(faces), -1, -1, -1)
         mel = torch.from_numpy(np.ascontiguousarray(mel_windows, np.float32)).to(self.device)[:, None]
+        larger = (fine,) if factor > 1 else ()
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self._bfloat16()):
-            drawn = self.generator(torch.cat([upper, reference], 1), mel)
+            drawn = self.generator(torch.cat([upper, reference], 1), mel, *larger)
         drawn = drawn.mul(255).round().clamp(0, 255).byte()
         return drawn.permute(0, 2, 3, 1).contiguous().cpu().numpy()
 

@@ -106,13 +106,15 @@ def run(
     track = _follow_face(shot, partial(done, "faces"), engine.rules.place)
     plan = plan_effect(track, shot.rate, job.speech_start, Fraction(len(wave), audio.sample_rate))
     references: dict[int, np.ndarray] = {}
+    side = _largest_side(track, plan)
+    size = engine.image_size * int(np.clip(round(side / engine.image_size), 1, engine.finest))
     if not engine.rules.own_reference:
-        references = choose_references(shot, track, plan, engine.image_size, go_on)
-    painter = _Painter(engine, track, plan, references, Debug(job.debug, shot.count))
+        references = choose_references(shot, track, plan, size, go_on)
+    painter = _Painter(engine, size, track, plan, references, Debug(job.debug, shot.count))
     mel = audio.log_mel(wave)
     heard = engine.audio_frames
     starts = [engine.rules.mel_window(i, shot.rate, job.speech_start, heard) for i in range(shot.count)]
-    warnings = _warnings(track, plan, engine.image_size)
+    warnings = _warnings(plan, side, size)
     del track  # its meshes are most of what grows with the clip
 
     with media.write(
@@ -252,19 +254,26 @@ class _Painter:
     """Puts new lips into batches of pictures that come in order; keeps what one batch must know of the one before.
 
     Args:
+        size: side of the crops, in pixels.
         references: for each number in `track.shot` the crop the net sees of the person; without one it sees the very
             crop that it paints.
     """
 
     def __init__(
-        self, engine: Engine, track: faces.Track, plan: Plan, references: dict[int, np.ndarray], debug: Debug
+        self,
+        engine: Engine,
+        size: int,
+        track: faces.Track,
+        plan: Plan,
+        references: dict[int, np.ndarray],
+        debug: Debug,
     ) -> None:
-        self._engine = engine
+        self._engine, self._size = engine, size
         self._strength = plan.strength
         self._shot_of, self._to_crop = track.shot, track.to_crop
         self._outline = compose.outline(track)
         self._references = references
-        self._colour = compose.ColourMatch()
+        self._colour, self._detail = compose.ColourMatch(), compose.DetailMatch()
         self._painted = -1
         self._debug = debug
 
@@ -274,8 +283,7 @@ class _Painter:
         if not chosen:
             return
         frames = [pictures[i].rgb() for i in chosen]
-        size = self._engine.image_size
-        crops = [faces.crop(rgb, self._to_crop[first + i], size) for i, rgb in zip(chosen, frames, strict=True)]
+        crops = [faces.crop(rgb, self._to_crop[first + i], self._size) for i, rgb in zip(chosen, frames, strict=True)]
         shots = [int(self._shot_of[first + i]) for i in chosen]
         references = [self._references.get(shot, crop) for shot, crop in zip(shots, crops, strict=True)]
         mouths = self._engine.generate(np.stack(crops), np.stack(references), mels[chosen])
@@ -286,6 +294,7 @@ class _Painter:
         """One generated crop into its picture."""
         if self._painted != frame - 1 or self._shot_of[frame] != self._shot_of[self._painted]:
             self._colour.restart()
+            self._detail.restart()
         self._painted = frame
         face, lips = self._outline.face[frame], self._outline.lips[frame]
         skin = compose.skin(face, lips, len(crop))
@@ -293,17 +302,23 @@ class _Painter:
         patch = compose.patch(matched, face, self._to_crop[frame], rgb.shape, self._strength[frame])
         if patch is None:
             return
+        patch = self._detail.match(patch, rgb, lips, self._to_crop[frame], len(crop))
         picture.blend(patch.x, patch.y, patch.rgb, patch.alpha)
         if self._debug.wants(frame):
             shown = {"crop": crop, "mouth": mouth, "matched": matched, "skin": skin * 255.0, "mask": patch.alpha * 255}
             self._debug.save(frame, before=rgb, after=picture.rgb(), **shown)
 
 
-def _warnings(track: faces.Track, plan: Plan, size: int) -> tuple[str, ...]:
+def _largest_side(track: faces.Track, plan: Plan) -> float:
+    """Of the face's crop in frame pixels, where it gets new lips; 0 if nowhere."""
+    heights = np.linalg.norm(track.to_crop[:, 1, :2], axis=1)[plan.strength > 0]
+    return float(1 / heights.min()) if len(heights) else 0.0
+
+
+def _warnings(plan: Plan, side: float, size: int) -> tuple[str, ...]:
     """What the user should know of a job that went well."""
     if not (plan.strength > 0).any():
         return ("The face and the speech never meet: every frame is as it was.",)
-    side = 1 / np.linalg.norm(track.to_crop[:, 1, :2], axis=1)[plan.strength > 0].min()
     if side > soft_from * size:
         return (f"The face is up to {side:.0f} pixels high and the model paints {size}: the lips will look soft.",)
     return ()

@@ -39,6 +39,18 @@ commands = {
         "each clip's offset.",
         looks=True,
     ),
+    "pack": Command(
+        "pack",
+        "PackSettings",
+        "pack",
+        "Prepared clips → one small file, to train on another machine: an hour of faces in some 50 MB.",
+    ),
+    "unpack": Command(
+        "pack",
+        "UnpackSettings",
+        "unpack",
+        "What `pack` made → prepared clips. Stopped and run again, it goes on where it was.",
+    ),
     "expert": Command(
         "expert",
         "ExpertSettings",

@@ -23,6 +23,7 @@ from core.faces.mesh import lips as lip_points
 from core.timing import frame_middle, mel_start, sync_window
 
 from . import lips, shards
+from .augment import augment_mel, mask_frames, stretch_mel, stretch_room
 
 dev_seed = 20_000
 """Seed of the fixed dev set: every run of every config is measured on the same samples."""
@@ -53,11 +54,16 @@ class DataSettings:
     """Shift by up to a twenty-fourth of the crop, mirror and recolour target and reference alike."""
     augment_sound: bool = False
     """Gain, slope, noise floor, masked bands and pitch shift of what the generator hears."""
+    augment_time: bool = False
+    """Of sound that is heard without pictures also tempo, and masked moments off the middle."""
+    level_speakers: float = 0.0
+    """Part of the way by which the mouth shapes of a clip, where they are learnt from sound alone, are brought to the
+    usual spread: how far one opens the mouth is not heard, and lively speakers would drown the others."""
     silence: float = 0.0
     """Part of the samples with silence for sound and a frame of the clip's most closed mouths as target."""
 
     def __post_init__(self) -> None:
-        for name in ("dissimilar_mouth", "erase_mouth", "silence"):
+        for name in ("dissimilar_mouth", "erase_mouth", "silence", "level_speakers"):
             if not 0 <= getattr(self, name) <= 1:
                 raise JobError(f"data.{name} is {getattr(self, name)}.", "It is a part of the samples: 0 to 1.")
         if self.reference_gap < 1:
@@ -245,42 +251,33 @@ class SoundWindows(Dataset[Item]):
         return readable(lambda: self._sample(rng))
 
     def _sample(self, rng: np.random.Generator) -> Item:
+        s = self.settings
         clip = self.index.draw(rng)
-        frames = rng.integers(len(clip), size=self.count)
+        shapes = lips.shapes(clip.landmarks).clip(-4, 4)
+        silent = rng.random() < s.silence
+        if silent:
+            frames = np.array([_most_closed(shapes, 1, rng) for _ in range(self.count)])
+        else:
+            frames = rng.integers(len(clip), size=self.count)
+        room = stretch_room if s.augment_time else 0
+        wide = self.audio_frames + 2 * room
         starts = mel_starts(frames, clip.info.rate, self.audio_frames)
-        mel = torch.from_numpy(audio.mel_windows(clip.mel.astype(np.float32), starts, self.audio_frames))
-        if self.settings.augment_sound:
-            mel = augment_mel(mel, torch.Generator().manual_seed(int(rng.integers(1 << 62))))
-        shapes = lips.shapes(clip.landmarks)[frames].clip(-4, 4)
-        return {"mel": mel[:, None], "shapes": torch.from_numpy(shapes)}
+        heard = audio.mel_windows(clip.mel.astype(np.float32), [start - room for start in starts], wide)
+        mel = torch.from_numpy(np.full_like(heard, audio.mel_floor) if silent else heard)
+        generator = torch.Generator().manual_seed(int(rng.integers(1 << 62)))
+        if s.augment_time:
+            mel = stretch_mel(mel, generator)
+        if s.augment_sound:
+            mel = augment_mel(mel, generator)
+        if s.augment_time:
+            mel = mask_frames(mel, generator)
+        levelled = shapes[frames] / lips.liveliness(shapes, s.level_speakers)
+        return {"mel": mel[:, None], "shapes": torch.from_numpy(levelled.clip(-4, 4))}
 
 
 def mel_starts(frames: range | np.ndarray, rate: Fraction, audio_frames: int) -> list[int]:
     """First mel column heard at each frame, by the rule that rendering follows too."""
     return [mel_start(frame_middle(int(frame), rate), audio_frames) for frame in frames]
-
-
-def augment_mel(mel: Tensor, generator: torch.Generator) -> Tensor:
-    """Other voices, rooms and microphones for mels (B, 80, T) in [-4, 4], each of the B another.
-
-    Gain ±9 dB, a slope over the bands (±6 dB at their ends), pitch ±3 bands, a noise floor, a masked run of bands.
-    """
-
-    def uniform(low: float, high: float) -> Tensor:
-        return torch.rand(batch, 1, 1, generator=generator) * (high - low) + low
-
-    batch, bands, _ = mel.shape
-    decibel = 0.08  # the mel's 100 dB lie in 8 units
-    shift = torch.randint(-3, 4, (batch, 1), generator=generator)
-    index = (torch.arange(bands) + shift).clamp(0, bands - 1)
-    mel = mel.gather(1, index[:, :, None].expand_as(mel))
-    mel = mel + decibel * (uniform(-9, 9) + uniform(-6, 6) * torch.linspace(-1, 1, bands)[:, None])
-    floor = uniform(-4.5, -1.5) + 0.15 * torch.randn(mel.shape, generator=generator)
-    mel = torch.maximum(mel, floor + uniform(-0.5, 0.5) * torch.linspace(-1, 1, bands)[:, None])
-    start, run = uniform(0, bands), uniform(0, 16)
-    band = torch.arange(bands)[None, :, None]
-    mel = torch.where((band >= start) & (band < start + run), torch.full_like(mel, audio.mel_floor), mel)
-    return mel.clamp(-4, 4)
 
 
 def _most_closed(shapes: np.ndarray, length: int, rng: np.random.Generator) -> int:

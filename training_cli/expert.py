@@ -30,7 +30,8 @@ from core.nets.syncnet import SyncNet, SyncNetConfig, face_width, sync_window_fa
 from core.timing import mel_rate, mel_window_length, sync_window, sync_window_length
 
 from . import shards
-from .data import Index, Item, augment_mel, dev_seed, readable, resized
+from .augment import augment_mel
+from .data import Index, Item, dev_seed, readable, resized
 from .fit import FitResult, FitSettings, Task, fit
 from .losses import match_loss
 from .sync import measure_offset

@@ -19,13 +19,13 @@ from torch.nn import functional as F
 from core.errors import JobError, ModelError
 from core.nets.checkpoint import load_expert, load_generator, save_net
 from core.nets.generator import Generator, GeneratorConfig
+from core.nets.lipcode import LipHead, map_statistics
 from core.nets.syncnet import SyncNet
 from core.timing import sync_window_length
 
-from . import lips
 from .data import DataSettings, Item, PictureWindows, dev_seed
 from .fit import FitResult, FitSettings, Task, fit
-from .losses import Lpips, mouth_weights, sync_loss
+from .losses import mouth_weights, perceptual_loss, sync_loss
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,8 @@ class LossSettings:
     """Weight of LPIPS."""
     lpips_trunk: str = ""
     """AlexNet's weights for LPIPS: torchvision's alexnet-owt-7be5be79.pth. Empty: torchvision's own download.
-    `untrained`: random weights, for machines that have no others; the model's card will say so."""
+    `efficientnet-lite0`: another trunk, trained too, for machines that cannot have AlexNet's (perceptual.py).
+    `untrained`: random weights. The model's card says which."""
     lpips_crop: Literal["face", "mouth"] = "face"
     """`mouth`: the lower half, without its sides."""
     mouth_weight: float = 1.0
@@ -107,9 +108,12 @@ class GeneratorTask(Task):
         elif loss.alpha > 0:
             hint = "Name one with --expert (lipsync-train expert makes it), or train without: --loss.alpha 0."
             raise JobError(f"The sync loss (loss.alpha {loss.alpha}) needs an expert.", hint)
-        self.lpips = Lpips(loss.lpips_trunk) if loss.beta > 0 else None
+        self.lpips = perceptual_loss(loss.lpips_trunk) if loss.beta > 0 else None
         self.frozen = tuple(n for n in ("expert", "lpips") if getattr(self, n) is not None)
-        self.head = LipHead(self.generator.audio_channels) if loss.shape_weight else None
+        self.head = None
+        if loss.shape_weight:
+            code = self.generator.lip_code
+            self.head = code.head if code else LipHead(self.generator.audio_channels)
         self.register_buffer("opened", torch.tensor(-1))
         self.train()
 
@@ -146,7 +150,8 @@ class GeneratorTask(Task):
         s, size = self.loss_settings, self.settings.model.image_size
         face, true = masked_pairs(batch)
         audio = self.generator.audio_encoder(batch["mel"].flatten(0, 1).contiguous(memory_format=torch.channels_last))
-        drawn = self.generator.draw(face, audio)
+        code = self.generator.lip_code
+        drawn = self.generator.draw(face, code(audio) if code else audio)
         difference = (drawn - true).abs()
         if s.mouth_weight != 1 or s.upper_weight != 1:
             difference = difference * mouth_weights(batch["lips"].flatten(0, 1), size, s.mouth_weight, s.upper_weight)
@@ -199,25 +204,6 @@ class GeneratorTask(Task):
 
     def save(self, path: Path, card: dict[str, Any]) -> None:
         save_net(path, self.generator, card, torch.float32)
-
-
-class LipHead(nn.Module):
-    """Statistics of an audio map (B, 2C) → the mouth shape (B, 8) that was heard."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.layers = nn.Sequential(
-            nn.Dropout(0.2), nn.Linear(2 * channels, 128), nn.ReLU(), nn.Linear(128, lips.shape_size)
-        )
-
-    def forward(self, statistics: Tensor) -> Tensor:
-        return self.layers(statistics)
-
-
-def map_statistics(audio_map: Tensor) -> Tensor:
-    """What AdaIN takes from an audio map (B, C, H, W): (B, 2C), means and population deviations."""
-    variance, mean = torch.var_mean(audio_map.float().flatten(2), 2, correction=0)
-    return torch.cat([mean, torch.sqrt(variance + 1e-5)], 1)
 
 
 def to_picture(crops: Tensor) -> Tensor:

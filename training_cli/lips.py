@@ -9,10 +9,11 @@ from core.faces.mesh import chin
 
 from . import shards
 
-shape_size = 8
 scale = np.array([0.024, 0.021, 0.021, 0.024, 0.016, 0.027, 0.034, 0.016], np.float32)
 """What counts as one step of each number, in units of the crop: chosen, so that a speaker's deviations from the median
 are of one size. Over the default model's training clips they are 1.0, 1.1, 1.1, 0.7, 0.5, 0.8, 0.5 and 0.7 steps."""
+usual_spread = np.array([0.88, 0.96, 0.97, 0.55, 0.39, 0.68, 0.37, 0.51], np.float32)
+"""Standard deviation of each number in the median clip among those."""
 _at = {point: i for i, point in enumerate(shards.points)}
 
 
@@ -43,3 +44,8 @@ def shapes(landmarks: np.ndarray) -> np.ndarray:
         1,
     )
     return ((values - np.median(values, 0)) / scale).astype(np.float32)
+
+
+def liveliness(shapes: np.ndarray, part: float = 1.0) -> np.ndarray:
+    """Spread (8,) of a clip's shapes (T, 8) over the usual one, as a factor of which only `part` (0 to 1) is taken."""
+    return (1 - part + part * shapes.std(0) / usual_spread).clip(0.1).astype(np.float32)

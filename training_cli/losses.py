@@ -14,6 +14,8 @@ from torch.nn import functional as F
 from core.errors import ModelError
 from core.nets.syncnet import SyncNet, sync_window_faces
 
+from .perceptual import LiteTrunk, lite_trunk
+
 untrained_trunk = "untrained"
 """Value of `lpips_trunk` that asks for LPIPS on an AlexNet trunk that was never trained."""
 
@@ -102,3 +104,8 @@ def sync_loss(expert: SyncNet, drawn: Tensor, mel: Tensor) -> Tensor:
     assert not any(parameter.requires_grad for parameter in expert.parameters()), "the expert must be frozen"
     cosine = expert(sync_window_faces(drawn), mel)
     return match_loss(cosine, torch.ones_like(cosine))
+
+
+def perceptual_loss(trunk: str) -> nn.Module:
+    """LPIPS by the name or file of its trunk (see Lpips and perceptual.LiteTrunk)."""
+    return LiteTrunk() if trunk == lite_trunk else Lpips(trunk)

@@ -1,18 +1,17 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""`lipsync-train pretrain`: the generator's hearing and drawing, learned apart.
+"""`lipsync-train pretrain`: hearing and drawing of a generator with a lip code, learned apart.
 
-The picture half of the generator hears the sound only through AdaIN, which takes two numbers a channel from the audio
-map: mean and standard deviation. So both halves can learn apart, each from what it needs:
+Between sound and picture such a net has only a mouth's shape in eight numbers (core.nets.lipcode), and those are known
+of every frame. So both halves can learn at once, each from what it needs:
 
-1. `listen`: the audio encoder and a small head learn to tell mouth shapes (training_cli.lips) from sound. Cheap, and
-   where overfitting threatens: augment the sound.
-2. `paint`: the U-Net learns to draw the mouth for statistics that a small teacher makes of the *true* shape. Picture
-   and shape agree exactly, so nothing blurs, and copying the reference's lips never pays.
-3. `speak`: the audio encoder learns to give the statistics that the teacher would give for the shapes it hears,
-   enlarged by `expressiveness`, since a prediction is always smaller than what it predicts.
+- `listen`: the audio encoder and the code's head learn to tell mouth shapes (training_cli.lips) from sound. Cheap, and
+  where overfitting threatens: augment the sound.
+- `paint`: the U-Net and the code's voice learn to draw the mouth for its *true* shape. Picture and shape agree exactly,
+  so nothing blurs for want of knowing the shape, and copying the reference's lips never pays.
 
-Between the last two, constants move from the teacher into the layers after AdaIN (`fold_negative_means`). What comes
-out is the paper's generator, without head or teacher.
+Then the code's gain brings what is heard of the dev set to the spread of its true shapes (what a net is unsure of it
+tells smaller than it is, and lips that move half as far mumble), within the bounds that mouths show. From there on
+`generator --start` can train the whole.
 """
 
 from __future__ import annotations
@@ -21,9 +20,8 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal
 
-import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -33,35 +31,41 @@ from torch.nn import functional as F
 from torch.utils.data import Dataset, default_collate
 
 from core.errors import JobError, ModelError
-from core.nets.align import AlignBlock
-from core.nets.blocks import ResidualBlock
-from core.nets.checkpoint import save_net
+from core.nets.checkpoint import load_generator, save_net
 from core.nets.generator import Generator, GeneratorConfig
+from core.nets.lipcode import LipCode, map_statistics
 
-from . import lips, shards
 from .config import resolved, without_places
-from .data import DataSettings, Index, Item, PictureWindows, SoundWindows, dev_seed
+from .data import DataSettings, Item, PictureWindows, SoundWindows, dev_seed
 from .fit import FitResult, FitSettings, Task, fit
-from .generator import LipHead, map_statistics, masked_pairs, mouth_part
-from .losses import Lpips, mouth_weights
+from .generator import masked_pairs, mouth_part
+from .losses import mouth_weights, perceptual_loss
 
-stages = ("listen", "paint", "speak")
+Stage = Literal["listen", "paint"]
+stages: tuple[Stage, ...] = ("listen", "paint")
 frames_of_a_clip = 8
 """Frames that the audio encoder gets of every clip drawn: opening a clip costs more than a frame of it."""
+gain_samples = 256
+"""Dev clips' samples of 8 frames from which the code's gain is measured."""
+most_gain = 3.0
 
 
 @dataclass(frozen=True)
 class PretrainSettings:
-    """A run of the three stages."""
+    """A run of both stages."""
 
     output: str
     """Folder for the run. Given again, the run goes on from its last saved state."""
     data: DataSettings
     """What is trained on."""
+    only: Literal["", "listen", "paint"] = ""
+    """Train this stage alone, as on two machines at once. A call without it does what is left and joins the two."""
+    start: str = ""
+    """A generator .safetensors to start from instead of random weights."""
     minutes: float = 0.0
     """Stop after so many minutes with everything saved; the same command goes on. 0: no limit."""
-    model: GeneratorConfig = field(default_factory=GeneratorConfig)
-    """The network. It needs alignment modules: a net without them takes no statistics."""
+    model: GeneratorConfig = field(default_factory=lambda: GeneratorConfig(lip_code=True))
+    """The network. It needs a lip code (model.lip_code)."""
     mouth_weight: float = 6.0
     """Weight of the mouth in L1 over that of the cheeks."""
     upper_weight: float = 0.1
@@ -69,102 +73,40 @@ class PretrainSettings:
     beta: float = 0.07
     """Weight of LPIPS, on the mouth's part of the crop."""
     lpips_trunk: str = ""
-    """As in `generator`: AlexNet's weights, empty for torchvision's download, or `untrained`."""
-    expressiveness: float = 1.5
-    """Factor on the mouth shapes that are heard."""
+    """As in `generator`: AlexNet's weights, empty for torchvision's download, `efficientnet-lite0` or `untrained`."""
     listen: FitSettings = field(default_factory=FitSettings)
     """First stage; a sample is 8 frames of a clip."""
     paint: FitSettings = field(default_factory=FitSettings)
     """Second stage; a sample is one frame."""
-    speak: FitSettings = field(default_factory=FitSettings)
-    """Third stage."""
-
-
-class LipTeacher(nn.Module):
-    """Mouth shapes (B, 8) → statistics (B, 2C) as an audio map would have them: means, then deviations."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.layers = nn.Sequential(nn.Linear(lips.shape_size, 128), nn.ReLU(), nn.Linear(128, 2 * channels))
-
-    def forward(self, shapes: Tensor) -> Tensor:
-        mean, deviation = self.layers(shapes).chunk(2, 1)
-        return torch.cat([mean, F.softplus(deviation)], 1)
-
-
-class Nets(nn.Module):
-    """All that is trained."""
-
-    def __init__(self, config: GeneratorConfig) -> None:
-        super().__init__()
-        if not config.align_blocks:
-            raise JobError("A generator without alignment modules cannot be pretrained.", "Set model.align_blocks.")
-        self.generator = Generator(config)
-        self.head = LipHead(self.generator.audio_channels)
-        self.teacher = LipTeacher(self.generator.audio_channels)
-        self.learnable = frozenset(name for name, p in self.named_parameters() if p.requires_grad)
-
-    def hear(self, mel: Tensor) -> tuple[Tensor, Tensor]:
-        """Statistics (B, 2C) and the shapes (B, 8) heard in mel windows (B, 1, 80, T)."""
-        statistics = map_statistics(self.generator.audio_encoder(mel.contiguous(memory_format=torch.channels_last)))
-        return statistics, self.head(statistics)
-
-
-def map_of_statistics(statistics: Tensor) -> Tensor:
-    """A map (B, C, 2, 1) that has just these statistics: mean ± deviation."""
-    mean, deviation = statistics.chunk(2, 1)
-    return torch.stack([mean + deviation, mean - deviation], 2)[..., None]
-
-
-@torch.no_grad()
-def fold_negative_means(nets: Nets, shapes: Tensor) -> None:
-    """Gives the teacher only statistics that an audio map can have with ease: means no smaller than deviations.
-
-    The map comes out of a ReLU: no mean is below zero, and 36 values of a small mean cannot deviate much. What a
-    channel lacks for the given shapes (N, 8) is added to the teacher's mean and taken off again where the aligned
-    features go next; nothing that is drawn in eval mode changes.
-    """
-    generator = nets.generator
-    channels = generator.audio_channels
-    mean, deviation = nets.teacher(shapes).chunk(2, 1)
-    added = (deviation - mean).amax(0).clamp(min=0)
-    cast(nn.Linear, nets.teacher.layers[-1]).bias[:channels].add_(added)
-    offset = torch.zeros_like(added)
-    for block in generator.align:
-        ffc = cast(AlignBlock, block).ffc
-        near, far = offset.split([ffc.n_local, ffc.n_global])
-        to_near = _constant_through(ffc.local_to_local, near) + _constant_through(ffc.global_to_local, far)
-        cast(Tensor, ffc.norm.running_mean).add_(torch.cat([to_near, _constant_through(ffc.local_to_global, near)]))
-        narrow, norm = ffc.global_to_global.narrow[0], ffc.global_to_global.narrow[1]
-        cast(Tensor, norm.running_mean).add_(_constant_through(cast(nn.Conv2d, narrow), far))
-        offset = offset + added
-    conv = cast(nn.Conv2d, cast(nn.Sequential, generator.decoder[0])[0])
-    cast(Tensor, conv.bias).sub_(_constant_through(conv, offset))
-
-
-def _constant_through(conv: nn.Conv2d, constant: Tensor) -> Tensor:
-    """What a convolution makes of a map that is constant in each channel; reflected edges keep it constant."""
-    return conv.weight.sum((2, 3)) @ constant
 
 
 class _Stage(Task):
-    """A stage trains some parts of the nets and hands all of them on."""
+    """A stage trains some parts of the generator and hands those on."""
 
     parts: tuple[str, ...] = ()
 
-    def __init__(self, settings: PretrainSettings, nets: Nets) -> None:
+    def __init__(self, settings: PretrainSettings, generator: Generator) -> None:
         super().__init__()
-        self.settings, self.nets = settings, nets
-        for name, parameter in nets.named_parameters():
-            parameter.requires_grad_(name in nets.learnable and name.startswith(self.parts))
+        self.settings, self.generator = settings, generator
+        with torch.device("meta"):
+            whole = dict(Generator(generator.config).named_parameters())
+        for name, parameter in generator.named_parameters():
+            # whole: a bias before batch norm never learns, and the other stage froze this one's parts
+            parameter.requires_grad_(whole[name].requires_grad and name.startswith(self.parts))
+
+    @property
+    def code(self) -> LipCode:
+        assert self.generator.lip_code  # `pretrain` sees to it
+        return self.generator.lip_code
 
     def averaged(self) -> nn.Module:
-        return self.nets
+        return self.generator
 
     def save(self, path: Path, card: dict[str, Any]) -> None:
-        state = {name: value.contiguous() for name, value in self.nets.state_dict().items()}
+        state = self.generator.state_dict()
+        own = {name: value.contiguous() for name, value in state.items() if name.startswith(self.parts)}
         temporary = path.with_suffix(".part")
-        temporary.write_bytes(serialised(state))
+        temporary.write_bytes(serialised(own))
         temporary.replace(path)
 
 
@@ -172,14 +114,18 @@ class Listen(_Stage):
     """Mouth shapes from sound."""
 
     name = "listen"
-    parts = ("generator.audio_encoder", "head")
+    parts = ("audio_encoder.", "lip_code.head.")
 
     def forward(self, batch: Item, step: int) -> dict[str, Tensor]:
-        _, heard = self.nets.hear(batch["mel"].flatten(0, 1))
-        return {"loss": F.smooth_l1_loss(heard.float(), batch["shapes"].flatten(0, 1))}
+        return {"loss": F.smooth_l1_loss(self.heard(batch), batch["shapes"].flatten(0, 1))}
+
+    def heard(self, batch: Item) -> Tensor:
+        """Shapes (B n, 8) without the code's gain."""
+        mel = batch["mel"].flatten(0, 1).contiguous(memory_format=torch.channels_last)
+        return self.code.head(map_statistics(self.generator.audio_encoder(mel))).float()
 
     def evaluate(self, batches: Iterable[Item], step: int) -> dict[str, float]:
-        pairs = [(self.nets.hear(b["mel"].flatten(0, 1))[1].float(), b["shapes"].flatten(0, 1)) for b in batches]
+        pairs = [(self.heard(batch), batch["shapes"].flatten(0, 1)) for batch in batches]
         heard, true = torch.cat([p[0] for p in pairs]), torch.cat([p[1] for p in pairs])
         r = torch.corrcoef(torch.stack([heard[:, 0], true[:, 0]]))[0, 1]
         return {"loss": float(F.smooth_l1_loss(heard, true)), "opening_r": float(r)}
@@ -189,11 +135,11 @@ class Paint(_Stage):
     """Pictures from true mouth shapes."""
 
     name = "paint"
-    parts = ("generator.encoder", "generator.align", "generator.decoder", "generator.output", "teacher")
+    parts = ("encoder.", "align.", "decoder.", "output.", "lip_code.voice.")
 
-    def __init__(self, settings: PretrainSettings, nets: Nets) -> None:
-        super().__init__(settings, nets)
-        self.lpips = Lpips(settings.lpips_trunk) if settings.beta else None
+    def __init__(self, settings: PretrainSettings, generator: Generator) -> None:
+        super().__init__(settings, generator)
+        self.lpips = perceptual_loss(settings.lpips_trunk) if settings.beta else None
         self.frozen = ("lpips",) if self.lpips else ()
 
     def forward(self, batch: Item, step: int) -> dict[str, Tensor]:
@@ -203,8 +149,7 @@ class Paint(_Stage):
     def _losses(self, batch: Item) -> tuple[dict[str, Tensor], Tensor]:
         s = self.settings
         face, true = masked_pairs(batch)
-        statistics = self.nets.teacher(batch["shapes"].flatten(0, 1))
-        drawn = self.nets.generator.draw(face, map_of_statistics(statistics))
+        drawn = self.generator.draw(face, self.code.speak(batch["shapes"].flatten(0, 1)))
         weights = mouth_weights(batch["lips"].flatten(0, 1), s.model.image_size, s.mouth_weight, s.upper_weight)
         losses = {"l1": ((drawn - true).abs() * weights).mean()}
         loss = (1 - s.beta) * losses["l1"]
@@ -228,49 +173,6 @@ class Paint(_Stage):
         return (torch.cat(rows, 1) * 255).round().clamp(0, 255).byte().cpu()
 
 
-class Speak(_Stage):
-    """The statistics that `paint` learned to draw, from sound."""
-
-    name = "speak"
-    parts = ("generator.audio_encoder",)
-    frozen = ("listener",)
-
-    def __init__(self, settings: PretrainSettings, nets: Nets) -> None:
-        super().__init__(settings, nets)
-        self.listener = Nets(settings.model).requires_grad_(False)
-        self.listener.load_state_dict(nets.state_dict())
-        self.train()
-
-    def forward(self, batch: Item, step: int) -> dict[str, Tensor]:
-        mel = batch["mel"].flatten(0, 1)
-        with torch.no_grad():
-            wanted = self.wanted(mel)
-            spread = wanted.std(0)
-            spread = spread + spread.mean() / 2  # what hardly changes need not be hit to the last digit
-        statistics, _ = self.nets.hear(mel)
-        return {"loss": F.smooth_l1_loss(statistics / spread, wanted / spread)}
-
-    def evaluate(self, batches: Iterable[Item], step: int) -> dict[str, float]:
-        losses = [float(self(batch, step)["loss"]) for batch in batches]
-        return {"loss": sum(losses) / len(losses)}
-
-    def wanted(self, mel: Tensor) -> Tensor:
-        """The statistics that the teacher gives for the enlarged shapes that `listen` hears."""
-        _, heard = self.listener.hear(mel)
-        return self.listener.teacher((heard.float() * self.settings.expressiveness).clamp(-4, 4))
-
-    @torch.no_grad()
-    def match_levels(self, mels: Iterable[Tensor]) -> None:
-        """Brings the audio map's channels to the level and spread the teacher wants on average, by the last norm alone:
-        gradient steps would take most of the stage for it. `mels`: batches (B, 1, 80, T)."""
-        norm = cast(ResidualBlock, self.nets.generator.audio_encoder[-1]).norm
-        for mel in mels:
-            mean, deviation = self.nets.hear(mel)[0].mean(0).chunk(2)
-            wanted_mean, wanted_deviation = self.wanted(mel).mean(0).chunk(2)
-            norm.weight.mul_((wanted_deviation / deviation).clamp(0.5, 2))
-            norm.bias.add_(wanted_mean - mean)
-
-
 def pretrain(settings: PretrainSettings) -> FitResult:
     """Trains what is left of the run in settings.output; leaves generator.safetensors there.
 
@@ -278,52 +180,80 @@ def pretrain(settings: PretrainSettings) -> FitResult:
         LipSyncError: the settings, the data or a file do not fit; see fit.fit.
     """
     begun = time.monotonic()
-    folder, heard = Path(settings.output), settings.model.audio_frames
-    torch.manual_seed(settings.listen.seed)
-    nets = Nets(settings.model)
-    plain = DataSettings(settings.data.folder)
+    folder = Path(settings.output)
+    generator = _generator(settings)
     result = None
-    for name in stages:
+    for name in [settings.only] if settings.only else stages:
         loop: FitSettings = getattr(settings, name)
         if settings.minutes:
             loop = replace(loop, minutes=max(0.01, settings.minutes - (time.monotonic() - begun) / 60))
-        if name == "paint":
-            train: Dataset[Item] = PictureWindows(
-                settings.data, "train", 1, settings.model.image_size, heard, loop.seed
-            )
-            dev: Dataset[Item] = PictureWindows(plain, "dev", 1, settings.model.image_size, heard, dev_seed)
-            task: _Stage = Paint(settings, nets)
-        else:
-            train = SoundWindows(settings.data, "train", frames_of_a_clip, heard, loop.seed)
-            dev = SoundWindows(plain, "dev", frames_of_a_clip, heard, dev_seed)
-            task = Listen(settings, nets) if name == "listen" else Speak(settings, nets)
-        if isinstance(task, Speak) and not (folder / name / "state.ckpt").exists():
-            task.eval()
-            batches = ([train[12 * i + k] for k in range(32)] for i in range(12))
-            task.match_levels(default_collate(batch)["mel"].flatten(0, 1) for batch in batches)
-            task.train()
-        result = fit(task, train, dev, loop, folder / name, settings)
+        stage = (Listen if name == "listen" else Paint)(settings, generator)
+        train, dev = _samples(settings, name, "train"), _samples(settings, name, "dev")
+        result = fit(stage, train, dev, loop, folder / name, _of_stage(settings, name))
         if not result.finished:
             return result
-        nets.load_state_dict(_read(result.model))
-        if name == "paint":
-            nets.eval()
-            fold_negative_means(nets, (_all_shapes(train.index) * settings.expressiveness).clamp(-4, 4))
     assert result
+    if settings.only:
+        return result
+    for name in stages:
+        _take(generator, folder / name / f"{name}.safetensors", (Listen if name == "listen" else Paint).parts)
+    measure_gain(Listen(settings, generator), _samples(settings, "listen", "dev"))
     model = folder / "generator.safetensors"
     card = {"training": without_places(resolved(settings)), "evaluation": result.evaluation}
-    save_net(model, nets.generator, card, torch.float32)
+    save_net(model, generator, card, torch.float32)
     return replace(result, model=model)
 
 
-def _read(path: Path) -> dict[str, Tensor]:
+def _generator(settings: PretrainSettings) -> Generator:
+    if not settings.model.lip_code:
+        raise JobError("Only a generator with a lip code can be pretrained.", "Set model.lip_code.")
+    torch.manual_seed(settings.listen.seed)
+    if not settings.start:
+        return Generator(settings.model)
+    start, _ = load_generator(Path(settings.start))
+    if not isinstance(start, Generator) or start.config != settings.model:
+        hint = "Give the same model settings, or no start."
+        raise ModelError(f"{settings.start} is another network than the settings ask for.", hint)
+    return start.train()
+
+
+def _of_stage(settings: PretrainSettings, name: str) -> PretrainSettings:
+    """What a stage's run is made of: the other stage may change without it."""
+    other = {stage: FitSettings() for stage in stages if stage != name}
+    return replace(settings, only="", minutes=0.0, **other)  # pyright: ignore[reportArgumentType]
+
+
+def _samples(settings: PretrainSettings, stage: str, split: str) -> Dataset[Item]:
+    data = settings.data if split == "train" else DataSettings(settings.data.folder)
+    seed = getattr(settings, stage).seed if split == "train" else dev_seed
+    size, heard = settings.model.image_size, settings.model.audio_frames
+    if stage == "listen":
+        return SoundWindows(data, split, frames_of_a_clip, heard, seed)
+    return PictureWindows(data, split, 1, size, heard, seed)
+
+
+@torch.no_grad()
+def measure_gain(listen: Listen, dev: Dataset[Item]) -> None:
+    """Sets the code's gain, true spread over heard spread of each number, from 1 to `most_gain`, and its bounds."""
+    listen.eval()
+    pairs = []
+    for first in range(0, gain_samples, 64):
+        batch = default_collate([dev[number] for number in range(first, first + 64)])
+        pairs.append(torch.stack([listen.heard(batch).unflatten(0, (64, -1)), batch["shapes"]]))
+    heard, true = torch.cat(pairs, 1)
+    rare = torch.tensor([0.01, 0.99])
+    listen.code.bounds.copy_(torch.quantile(true.flatten(0, 1), rare, dim=0))
+    heard, true = ((shapes - shapes.mean(1, keepdim=True)).square().mean((0, 1)).sqrt() for shapes in (heard, true))
+    listen.code.gain.copy_((true / heard.clamp(min=1e-6)).clamp(1, most_gain))
+
+
+def _take(generator: Generator, path: Path, parts: tuple[str, ...]) -> None:
+    """A finished stage's part of the generator."""
+    wanted = {name for name in generator.state_dict() if name.startswith(parts)}
     try:
-        return load_file(path)
-    except (SafetensorError, OSError) as e:
-        raise ModelError(f"{path} cannot be read: {e}.", "Remove that stage's folder: it is trained again.") from None
-
-
-def _all_shapes(index: Index, most: int = 2000) -> Tensor:
-    """The mouth shapes (N, 8) of the training clips, of `most` of them in a large corpus."""
-    paths = index.paths[:: max(1, len(index.paths) // most)]
-    return torch.from_numpy(np.concatenate([lips.shapes(shards.ClipFile(path).landmarks) for path in paths]))
+        state = load_file(path)
+        if set(state) != wanted:
+            raise RuntimeError("it holds other parts")
+        generator.load_state_dict(state, strict=False)
+    except (SafetensorError, OSError, RuntimeError) as e:
+        raise ModelError(f"{path} cannot be used: {e}.", "Remove that stage's folder: it is trained again.") from None

@@ -14,7 +14,10 @@ from ..errors import ModelError
 from ..timing import mel_window_length
 from .align import AlignBlock
 from .blocks import ConvBlock, ResidualBlock, UpBlock, hearing, scaled
+from .lipcode import LipCode
 from .rules import InputRules, our_rules
+from .warp import channels as warp_channels
+from .warp import warp
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,10 @@ class GeneratorConfig:
     """Part of the channels in FFC's global branch."""
     audio_frames: int = mel_window_length
     """Mel frames heard for a picture, 80 a second, as many before its middle as after it: even, from 16 to 64."""
+    lip_code: bool = False
+    """The sound reaches the picture only through a mouth's shape of eight numbers (lipcode.py). Beyond the paper."""
+    warp: bool = False
+    """The net moves the reference's pixels and paints only what they cannot show (warp.py). Beyond the paper."""
 
     def __post_init__(self) -> None:
         if self.image_size % 16 or not 96 <= self.image_size <= 512:
@@ -48,6 +55,11 @@ class GeneratorConfig:
             raise ModelError(
                 f"Without alignment modules the net cannot hear {self.audio_frames} mel frames.",
                 f"Its two maps are joined place by place: use {mel_window_length}, or one alignment module and more.",
+            )
+        if not self.align_blocks and self.lip_code:
+            raise ModelError(
+                "A net without alignment modules takes no lip code.",
+                "Use one alignment module and more, or no lip code.",
             )
 
 
@@ -71,7 +83,8 @@ class Generator(nn.Module):
     forward(face, mel):
         face: (B, 6, S, S) in [0, 1]: the face with its lower half zero, then a reference of the same person, RGB each.
         mel: (B, 1, 80, audio_frames) log-mel in [-4, 4].
-        Returns (B, 3, S, S) in [0, 1].
+        fine: (B, 3, F, F) the same reference with F pixels a side, of a net with `warp`; None: the one in `face`.
+        Returns (B, 3, S, S) in [0, 1], with `fine` (B, 3, F, F).
     """
 
     rules: ClassVar[InputRules] = our_rules
@@ -97,6 +110,7 @@ class Generator(nn.Module):
         )
         self.audio_encoder = AudioEncoder(c(32), c(64), c(128), c(256))
         self.audio_channels = c(256)
+        self.lip_code = LipCode(c(256)) if config.lip_code else None
         bottom = config.image_size // 16
         self.align = nn.ModuleList(AlignBlock(c(256), bottom, config.ffc_ratio) for _ in range(config.align_blocks))
         self.decoder = nn.ModuleList(
@@ -108,13 +122,23 @@ class Generator(nn.Module):
                 nn.Sequential(UpBlock(c(128) + c(32), c(64)), *residual(c(64), 2)),
             ]
         )
-        self.output = nn.Sequential(ConvBlock(c(64) + c(16), c(32), 3, 1, 1), nn.Conv2d(c(32), 3, 1))
+        last = nn.Conv2d(c(32), warp_channels if config.warp else 3, 1)
+        if config.warp:  # a new net shows the reference as it is
+            nn.init.zeros_(last.weight[:2].data)
+            assert last.bias is not None
+            last.bias.data[:3] = torch.tensor([0.0, 0.0, 2.0])
+        self.output = nn.Sequential(ConvBlock(c(64) + c(16), c(32), 3, 1, 1), last)
 
-    def forward(self, face: Tensor, mel: Tensor) -> Tensor:
-        return self.draw(face, self.audio_encoder(mel))
+    def forward(self, face: Tensor, mel: Tensor, fine: Tensor | None = None) -> Tensor:
+        return self.draw(face, self.hear(mel), fine)
 
-    def draw(self, face: Tensor, audio: Tensor) -> Tensor:
-        """The picture for an audio map (B, C, 6, W) that is already there."""
+    def hear(self, mel: Tensor) -> Tensor:
+        """The audio map (B, C, 6, W) of mel windows; with a lip code (B, C, 2, 1)."""
+        audio = self.audio_encoder(mel)
+        return self.lip_code(audio) if self.lip_code else audio
+
+    def draw(self, face: Tensor, audio: Tensor, fine: Tensor | None = None) -> Tensor:
+        """The picture for an audio map that is already there; `fine` as in forward."""
         skips = []
         x = face
         for level in self.encoder:
@@ -126,4 +150,7 @@ class Generator(nn.Module):
             x = torch.cat([x, F.interpolate(audio, x.shape[-2:])], 1)  # larger pictures have larger maps than 6 x 6
         for level in self.decoder:
             x = torch.cat([level(x), skips.pop()], 1)
-        return torch.sigmoid(self.output(x).float())
+        answer = self.output(x)
+        if self.config.warp:
+            return warp(answer, face[:, 3:] if fine is None else fine)
+        return torch.sigmoid(answer.float())

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 import pytest
 from scipy.ndimage import center_of_mass
@@ -176,3 +177,38 @@ def test_a_lost_face_does_not_spoil_the_frames_around_it() -> None:
     outline = compose.outline(track(0.0, lost=7))
     assert np.isnan(outline.face[7]).all()
     assert np.isfinite(np.delete(outline.face, 7, axis=0)).all()
+
+
+def soft_and_sharp() -> tuple[compose.Patch, np.ndarray]:
+    """A patch without the detail of the picture it will lie over."""
+    rng = np.random.default_rng(0)
+    sharp = np.clip(cv2.GaussianBlur(rng.normal(128, 160, (240, 320)), (0, 0), 1.2), 0, 255)[..., None].repeat(3, 2)
+    crop = cv2.GaussianBlur(sharp, (0, 0), 1.5)
+    found = compose.patch(crop[70:170, 110:210], face, placed(160, 120, 100), (240, 320, 3))
+    assert found is not None
+    return found, sharp.astype(np.uint8)
+
+
+def fineness(rgb: np.ndarray) -> float:
+    return float(np.square(rgb[..., 0] - cv2.GaussianBlur(rgb[..., 0], (0, 0), 1.0)).mean())
+
+
+def test_a_soft_mouth_gets_the_fineness_of_its_picture_and_a_sharp_one_stays() -> None:
+    soft, picture = soft_and_sharp()
+    below = picture[soft.y : soft.y + soft.alpha.shape[0], soft.x : soft.x + soft.alpha.shape[1]].astype(np.float32)
+    matched = compose.DetailMatch().match(soft, picture, lips, placed(160, 120, 100), 96)
+    assert fineness(soft.rgb) * 2 < fineness(matched.rgb) < 1.2 * fineness(below)
+    assert (matched.alpha == soft.alpha).all() and matched.rgb.min() >= 0 and matched.rgb.max() <= 255
+    sharp = compose.Patch(soft.x, soft.y, below, soft.alpha)
+    assert compose.DetailMatch().match(sharp, picture, lips, placed(160, 120, 100), 96) is sharp
+
+
+def test_sharpening_does_not_flicker_with_one_noisy_frame() -> None:
+    soft, picture = soft_and_sharp()
+    plain = np.full_like(picture, 128)
+    match = compose.DetailMatch()
+    before = match.match(soft, plain, lips, placed(160, 120, 100), 96)
+    assert before is soft  # a smooth picture asks for nothing
+    after = match.match(soft, picture, lips, placed(160, 120, 100), 96)
+    whole = compose.DetailMatch().match(soft, picture, lips, placed(160, 120, 100), 96)
+    assert fineness(after.rgb) - fineness(soft.rgb) < 0.5 * (fineness(whole.rgb) - fineness(soft.rgb))

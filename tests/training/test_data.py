@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader
 from core import audio
 from core.errors import MediaError
 from core.timing import mel_window, sync_window
-from training_cli import data, shards
+from training_cli import augment, data, lips, shards
 from training_cli.data import DataSettings, PictureWindows, SoundWindows, Steps
 
 
@@ -94,6 +94,43 @@ def test_silence_comes_with_a_closed_mouth(talkers):
     assert all((item["mel"] == audio.mel_floor).all() for item in items)
     opening = np.mean([float(item["shapes"][0, 0]) for item in items])
     assert opening < np.mean([float(spoken[k]["shapes"][0, 0]) for k in range(20)]) - 1
+
+
+def test_silence_without_pictures_comes_with_a_closed_mouth_too(talkers):
+    settings = DataSettings(str(talkers), silence=1.0)
+    items = [SoundWindows(settings, "train", 8, 16, 0)[k] for k in range(5)]
+    assert all((item["mel"] == audio.mel_floor).all() for item in items)
+    spoken = [SoundWindows(DataSettings(str(talkers)), "train", 8, 16, 0)[k] for k in range(5)]
+    opening, usual = (np.mean([float(item["shapes"][:, 0].mean()) for item in some]) for some in (items, spoken))
+    assert opening < usual - 0.5
+
+
+def test_a_stretched_sound_keeps_its_middle_and_its_unstretched_part():
+    """Else tempo would move the sound against the lips it is learnt with."""
+    moment = torch.full((40, 80, 32), -4.0)
+    moment[:, :, 15:17] = 4.0  # the middle
+    stretched = augment.stretch_mel(moment, torch.Generator().manual_seed(0))
+    assert stretched.shape == (40, 80, 16)
+    weight = (stretched[:, 0] + 4).double()
+    middles = (weight * torch.arange(16)).sum(1) / weight.sum(1)
+    assert torch.allclose(middles, torch.full_like(middles, 7.5), atol=1e-3)
+    ramp = torch.linspace(-4, 4, 32).expand(40, 80, 32)
+    slopes = augment.stretch_mel(ramp, torch.Generator().manual_seed(0)).diff(dim=2).mean((1, 2)) / (8 / 31)
+    assert 0.85 < slopes.min() < 0.95 and 1.05 < slopes.max() < 1.16
+
+
+def test_masked_moments_never_hide_what_is_spoken_at_the_frame():
+    masked = augment.mask_frames(torch.zeros(200, 80, 32), torch.Generator().manual_seed(0))
+    assert (masked[:, :, 12:20] == 0).all()
+    assert 0.3 < float((masked == audio.mel_floor).any(2).any(1).float().mean()) < 1
+
+
+def test_a_lively_and_a_quiet_speaker_are_levelled(talkers):
+    lively = np.random.default_rng(0).normal(size=(500, 8)).astype(np.float32) * lips.usual_spread
+    assert np.allclose((3 * lively / lips.liveliness(3 * lively)).std(0), lips.usual_spread, rtol=0.1)
+    half = (3 * lively / lips.liveliness(3 * lively, 0.5)).std(0) / lips.usual_spread
+    assert ((half > 1.3) & (half < 1.7)).all()
+    assert np.allclose(lips.liveliness(lively, 0.0), 1)
 
 
 def test_one_reference_serves_the_whole_window_as_at_render_time(talkers):
@@ -222,7 +259,7 @@ def test_moving_the_sound_keeps_pictures_and_sound_together():
 
 def test_augmented_sound_is_another_voice_within_the_mels_range():
     mel = torch.rand(64, 80, 16) * 8 - 4
-    augmented = data.augment_mel(mel, torch.Generator().manual_seed(0))
+    augmented = augment.augment_mel(mel, torch.Generator().manual_seed(0))
     assert augmented.shape == mel.shape and augmented.min() >= -4 and augmented.max() <= 4
     assert ((augmented - mel).abs().mean((1, 2)) > 0.05).all()
 

@@ -13,6 +13,7 @@ import pytest
 
 from core import media
 from core.errors import ModelError, NoFaceError, OutputError
+from core.nets.lipcode import shape_size
 from training_cli import lips, shards
 from training_cli.config import parse
 from training_cli.evaluate import lips as evaluate
@@ -33,7 +34,7 @@ def landmarks(opening: np.ndarray) -> np.ndarray:
 def test_a_shape_says_how_far_the_mouth_is_open_whoever_it_is():
     opening = np.array([0.0, 0.01, 0.02, 0.05, 0.01])
     shapes = lips.shapes(landmarks(opening))
-    assert shapes.shape == (5, lips.shape_size)
+    assert shapes.shape == (5, shape_size)
     assert np.allclose(shapes[:, 0] * lips.scale[0], opening - 0.01, atol=1e-5)
     assert np.allclose(shapes[:, 3:], 0, atol=1e-5)
     moved = landmarks(opening) + np.float32(0.03)
