@@ -4,7 +4,7 @@
 PYTHON ?= $(or $(shell command -v python3.11),$(shell command -v python3),python3.11)
 run = .venv/bin/python
 
-export VIDEO SPEECH WAV2LIP VIDEOS MANIFEST MINUTES
+export VIDEO SPEECH WAV2LIP VIDEOS MANIFEST MINUTES CLIPS
 
 .PHONY: demo test lint extension bench default-model
 
@@ -27,10 +27,10 @@ extension: .venv/.ready
 bench: .venv/.ready
 	$(run) benchmarks/bench.py --out build/bench.json $${WAV2LIP:+--wav2lip "$$WAV2LIP"}
 
-# The bundled model anew, or what is left of it: make default-model VIDEOS=FOLDER MANIFEST=FILE.csv MINUTES=9
+# The bundled model anew, or what is left of it: make default-model VIDEOS=FOLDER MANIFEST=FILE.csv CLIPS=FOLDER MINUTES=9
 default-model: .venv/.ready
 	$(run) examples/default_model.py $${VIDEOS:+--videos "$$VIDEOS"} $${MANIFEST:+--manifest "$$MANIFEST"} \
-	  $${MINUTES:+--minutes "$$MINUTES"}
+	  $${MINUTES:+--minutes "$$MINUTES"} $${CLIPS:+--clips "$$CLIPS"}
 
 .venv/.ready: pyproject.toml constraints.txt
 	@"$(PYTHON)" -c 'import sys; sys.version_info[:2] == (3, 11) or sys.exit("Python 3.11 is needed: make PYTHON=/path/to/python3.11 …")'
