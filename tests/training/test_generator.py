@@ -110,7 +110,9 @@ def test_copying_the_reference_is_told(batch):
     trained = task(alpha=0.0, beta=0.0).eval()
     copied = {**batch, "reference": batch["true"].roll(1, 0)}
     copier = Generator(replace(net, warp=True))
-    cast(nn.Conv2d, copier.output[-1]).bias.data[2] = 30.0  # a new one moves nothing
+    last = cast(nn.Conv2d, copier.output[-1])
+    assert last.bias is not None
+    last.bias.data[2] = 30.0  # a new one moves nothing
     trained.generator = copier.eval()
     assert trained.evaluate([copied], 0)["copies_reference"] > 0.99
 
