@@ -35,5 +35,5 @@ default-model: .venv/.ready
 .venv/.ready: pyproject.toml constraints.txt
 	@"$(PYTHON)" -c 'import sys; sys.version_info[:2] == (3, 11) or sys.exit("Python 3.11 is needed: make PYTHON=/path/to/python3.11 …")'
 	"$(PYTHON)" -m venv .venv
-	$(run) -m pip install --quiet --constraint constraints.txt --editable '.[train,blender,dev]'
+	$(run) -m pip install --quiet --constraint constraints.txt --editable '.[train,blender,c2pa,face-alignment,dev]'
 	touch $@

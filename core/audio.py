@@ -6,7 +6,8 @@ The mel is Wav2Lip's [audio.py, hparams.py], so its checkpoints fit, with libros
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache
 
@@ -40,9 +41,14 @@ def load(path: str, zero: Fraction | None = None, rate: int = sample_rate) -> np
     Raises:
         SpeechError: no such file, no sound stream, or nothing in it can be decoded.
     """
-    parts = list(stream(path, zero, rate))
-    late, wave = parts[0][0], np.concatenate([samples for _, samples in parts])
-    return np.pad(wave, (late, 0)) if late > 0 else wave[-late:]
+    late, held = 0, bytearray()  # grows in place: an hour in parts and then joined would be in memory twice
+    for position, samples in stream(path, zero, rate):
+        if not held:
+            late = position
+            held.extend(bytes(4 * max(0, late)))
+        held.extend(samples.data)
+    wave = np.frombuffer(held, np.float32)
+    return wave[max(0, -late) :]
 
 
 def stream(path: str, zero: Fraction | None = None, rate: int = sample_rate) -> Iterator[tuple[int, np.ndarray]]:
@@ -94,10 +100,11 @@ def log_mel(wave: np.ndarray) -> np.ndarray:
     padded = np.pad(emphasised, n_fft // 2, mode="reflect" if len(emphasised) > n_fft // 2 else "constant")
     windows = np.lib.stride_tricks.sliding_window_view(padded, n_fft)[::hop_length]
     hann = (0.5 - 0.5 * np.cos(2 * np.pi * np.arange(n_fft) / n_fft)).astype(np.float32)
+    filters = mel_filters(n_fft, lowest_frequency, highest_frequency)
     mel = np.empty((mel_bands, len(windows)), np.float32)
     for start in range(0, len(windows), 4096):  # bounds the memory of an hour of speech
         part = slice(start, start + 4096)
-        mel[:, part] = _mel_filters() @ np.abs(np.fft.rfft(windows[part] * hann)).T.astype(np.float32)
+        mel[:, part] = filters @ np.abs(np.fft.rfft(windows[part] * hann)).T.astype(np.float32)
     decibels = 20 * np.log10(np.maximum(1e-5, mel)) - 20
     return np.clip(8 * (decibels + 100) / 100 - 4, -4, 4).astype(np.float32)
 
@@ -111,9 +118,30 @@ def mel_windows(mel: np.ndarray, starts: np.ndarray | list[int], length: int = m
     return np.where(inside[:, None, :], windows, np.float32(mel_floor))
 
 
+@dataclass(frozen=True)
+class MelWindows:
+    """The windows of a speech that a net hears at its pictures; [first:last] makes those of some pictures."""
+
+    mel: np.ndarray
+    """(80, T) of the whole speech."""
+    starts: Sequence[int]
+    """First column heard at each picture."""
+    length: int
+    """Columns in a window."""
+
+    def __getitem__(self, pictures: slice) -> np.ndarray:
+        """(n, 80, length) float32."""
+        return mel_windows(self.mel, list(self.starts[pictures]), self.length)
+
+
 @cache
-def _mel_filters() -> np.ndarray:
-    """(80, 401) triangles on Slaney's mel scale (linear to 1 kHz, then logarithmic), each of unit area per hertz."""
+def mel_filters(size: int, lowest: float, highest: float) -> np.ndarray:
+    """(80, size // 2 + 1) triangles on Slaney's mel scale (linear to 1 kHz, then logarithmic), of unit area per hertz.
+
+    Args:
+        size: samples in a spectrum.
+        lowest, highest: frequencies in Hz where the first triangle begins and the last one ends.
+    """
 
     def to_mel(hz: np.ndarray) -> np.ndarray:
         return np.where(hz < 1000, hz * 3 / 200, 15 + 27 * np.log(np.maximum(hz, 1000) / 1000) / np.log(6.4))
@@ -121,9 +149,9 @@ def _mel_filters() -> np.ndarray:
     def to_hz(mel: np.ndarray) -> np.ndarray:
         return np.where(mel < 15, mel * 200 / 3, 1000 * np.exp((mel - 15) * np.log(6.4) / 27))
 
-    low, high = to_mel(np.array([lowest_frequency, highest_frequency]))
+    low, high = to_mel(np.array([lowest, highest]))
     edges = to_hz(np.linspace(low, high, mel_bands + 2))
-    bins = np.linspace(0, sample_rate / 2, n_fft // 2 + 1)
+    bins = np.linspace(0, sample_rate / 2, size // 2 + 1)
     rising = (bins - edges[:-2, None]) / (edges[1:-1] - edges[:-2])[:, None]
     falling = (edges[2:, None] - bins) / (edges[2:] - edges[1:-1])[:, None]
     return (np.maximum(0, np.minimum(rising, falling)) * (2 / (edges[2:] - edges[:-2]))[:, None]).astype(np.float32)

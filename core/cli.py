@@ -24,9 +24,22 @@ from pathlib import Path
 
 from . import __version__
 from .errors import JobError, LipSyncError, MediaError
-from .job import Failure, Progress, RedubJob, Result, from_json, to_json
+from .job import Failure, Progress, RedubJob, Result, from_json, number_ranges, to_json
 
+still_rate = Fraction(25)
+"""Frames a second of a movie that is made of a single image, unless the user says another."""
 image_suffixes = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".exr", ".dpx", ".bmp", ".tga", ".webp")
+
+_number_options = {
+    "mask_padding": "part of its size by which the mask grows",
+    "mask_feather": "softness of the mask's edge over the face's size",
+    "strength": "how much of the new lips shows",
+    "sharpen": "sharpening of the new lips, 1: as the footage",
+    "grain": "grain of the new lips, 1: as the skin",
+    "turn_limit": "degrees a head may be turned; beyond, frames stay as they were",
+    "restore_weight": "w of a net like CodeFormer",
+}
+"""Options that are numbers of a RedubJob, and what they are."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -52,10 +65,10 @@ def _parser() -> argparse.ArgumentParser:
     redub = commands.add_parser("redub", help="re-dub one shot", description="Re-dubs one shot.")
     redub.set_defaults(work=_redub)
     redub.add_argument(
-        "video", metavar="VIDEO", help="movie, or folder or pattern (shot_####.png, shot_%%04d.png) of images"
+        "video", metavar="VIDEO", help="movie, image, or folder or pattern (shot_####.png, shot_%%04d.png) of images"
     )
     redub.add_argument("speech", metavar="SPEECH", help="any file with sound")
-    redub.add_argument("-o", "--output", metavar="OUT", required=True, help="new movie; for images a new folder")
+    redub.add_argument("-o", "--output", metavar="OUT", required=True, help="new movie; for images also a new folder")
     redub.add_argument("--rate", type=_fraction, help="frames a second, such as 25 or 30000/1001; images need it")
     redub.add_argument("--start", type=int, default=0, metavar="FRAME", help="first frame, counted from 0")
     redub.add_argument("--count", type=int, metavar="FRAMES", help="number of frames; default: to the end")
@@ -66,15 +79,81 @@ def _parser() -> argparse.ArgumentParser:
         metavar="SECONDS",
         help="when the speech begins, may be negative",
     )
+    redub.add_argument(
+        "--face",
+        default="largest",
+        help="whose lips: largest, speaking, track:N or at:FRAME,X,Y (see `lipsync faces`)",
+    )
+    redub.add_argument(
+        "--also",
+        nargs="+",
+        action="append",
+        default=[],
+        metavar=("FACE SPEECH", "SECONDS"),
+        help="another speech for another face in the same pictures, and when it begins; may be given again",
+    )
+    _add_face_options(redub)
+    redub.add_argument(
+        "--silence",
+        choices=("rest", "keep", "off"),
+        default="rest",
+        help="where nobody speaks: rest the mouth, keep the original, or let the lips follow every sound",
+    )
+    redub.add_argument(
+        "--sync-mode",
+        choices=("cut_off", "silence", "loop", "bounce", "stretch"),
+        help="speech and picture of different length: change the lips while both last, rest the mouth beyond the "
+        "speech, or fit the picture to the speech; default: cut_off, for a single image loop",
+    )
     redub.add_argument("--sound", choices=("speech", "source", "none"), default="speech", help="sound of the new movie")
-    redub.add_argument("--quality", choices=("high", "lossless"), default="high", help="of the new pictures")
+    redub.add_argument(
+        "--quality", choices=("high", "lossless", "mezzanine", "web"), default="high", help="of a new movie's pictures"
+    )
     redub.add_argument("--model", default="", metavar="FILE", help="checkpoint; default: the bundled one")
     redub.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     redub.add_argument("--batch-size", type=int, default=16, metavar="FRAMES", help="frames through the net together")
     redub.add_argument(
+        "--c2pa-certificate", default="", metavar="PEM", help="certificate that signs the output's Content Credentials"
+    )
+    redub.add_argument("--c2pa-key", default="", metavar="PEM", help="the certificate's private key")
+    look = redub.add_argument_group("look of the new lips")
+    look.add_argument(
+        "--mask", choices=("jaw", "mouth"), default="jaw", help="the lower face (default), or the mouth only"
+    )
+    for name, of in _number_options.items():
+        option, default = f"--{name.replace('_', '-')}", getattr(RedubJob, name)
+        low, high = number_ranges[name]
+        look.add_argument(
+            option, type=float, default=default, metavar="N", help=f"{of}; {low:g} to {high:g}, default {default:g}"
+        )
+    look.add_argument(
+        "--in-front",
+        choices=("keep", "ignore"),
+        default="keep",
+        help="hands and microphones before the mouth stay in front (default), or are not looked for",
+    )
+    look.add_argument(
+        "--restore", default="", metavar="FILE", help="ONNX net of the class of GFPGAN or CodeFormer, over the new lips"
+    )
+    redub.add_argument(
         "--debug", default="", metavar="FOLDER", help="write crops, masks and stages of some frames there"
     )
     redub.add_argument("--json", action="store_true", help="print the result, or the failure, as one line of JSON")
+
+    show = commands.add_parser(
+        "faces",
+        help="show who is in the footage",
+        description="Prints the tracks of all faces as JSON: their number for --face track:N, the frames they are "
+        "seen in, the median box (left, top, right, bottom) and size in pixels, how far they are turned in degrees, "
+        "a click at the mouth for --face, and how well their lips fit the footage's own sound, -1 to 1.",
+    )
+    show.set_defaults(work=_faces)
+    show.add_argument("video", metavar="VIDEO", help="movie, image, or folder or pattern of images")
+    show.add_argument("--sheet", default="", metavar="FILE.png", help="draw a contact sheet")
+    show.add_argument("--start", type=int, default=0, metavar="FRAME", help="first frame, counted from 0")
+    show.add_argument("--count", type=int, metavar="FRAMES", help="number of frames; default: to the end")
+    show.add_argument("--device", default="auto", help="of face-alignment: auto, cpu, cuda or cuda:N")
+    _add_face_options(show)
 
     batch = commands.add_parser(
         "batch",
@@ -89,6 +168,20 @@ def _parser() -> argparse.ArgumentParser:
     )
     doctor.set_defaults(work=_doctor)
     return parser
+
+
+def _add_face_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--detector",
+        default="mediapipe",
+        help="what finds faces: mediapipe, or face-alignment[:FOLDER] with the folder of its weights",
+    )
+    parser.add_argument(
+        "--no-cache",
+        dest="cache",
+        action="store_false",
+        help="search the faces even if they are known from an earlier run, and do not keep them",
+    )
 
 
 def _fraction(text: str) -> Fraction:
@@ -115,7 +208,9 @@ def _redub(arguments: argparse.Namespace) -> int:
 
 def _job(arguments: argparse.Namespace) -> RedubJob:
     images = image_files(arguments.video)
-    if images and arguments.rate is None:
+    still = images == (arguments.video,)
+    rate = still_rate if still and arguments.rate is None else arguments.rate
+    if images and rate is None:
         raise JobError(
             "An image sequence has no frame rate of its own.", "Say how many frames a second it has with --rate."
         )
@@ -124,21 +219,70 @@ def _job(arguments: argparse.Namespace) -> RedubJob:
         images=images,
         speech=arguments.speech,
         output=arguments.output,
-        rate=arguments.rate,
+        rate=rate,
         start_frame=arguments.start,
         frame_count=arguments.count,
         speech_start=arguments.speech_start,
-        sound="none" if images else arguments.sound,
+        face=arguments.face,
+        others=tuple(_other(given) for given in arguments.also),
+        detector=arguments.detector,
+        cache=arguments.cache,
+        silence=arguments.silence,
+        sync_mode=arguments.sync_mode or ("loop" if still else "cut_off"),
+        sound=arguments.sound,
         model=arguments.model,
         device=arguments.device,
         quality=arguments.quality,
         batch_size=arguments.batch_size,
+        c2pa_certificate=arguments.c2pa_certificate,
+        c2pa_key=arguments.c2pa_key,
+        mask=arguments.mask,
+        in_front=arguments.in_front,
+        restore=arguments.restore,
+        **{name: getattr(arguments, name) for name in _number_options},
         debug=arguments.debug,
     )
 
 
+def _other(given: list[str]) -> tuple[str, str, Fraction]:
+    if len(given) not in (2, 3):
+        raise JobError("--also takes a face, a speech and perhaps a time.", "As in: --also track:2 spanish.wav 0.5")
+    try:
+        return given[0], given[1], Fraction(given[2]) if len(given) == 3 else Fraction(0)
+    except (ValueError, ZeroDivisionError):
+        raise JobError(f"{given[2]!r} is no number of seconds.", "Use one such as 0.5 or -1/3.") from None
+
+
+def _faces(arguments: argparse.Namespace) -> int:
+    from . import people, show_faces  # late: SciPy takes a second, which `--help` should not
+
+    images = image_files(arguments.video)
+    footage = people.open_footage("" if images else arguments.video, images, None, arguments.start, arguments.count)
+    if arguments.sheet:
+        show_faces.check_sheet(arguments.sheet)
+    device = "cpu"
+    if arguments.detector != "mediapipe":
+        from .engine import choose_device
+
+        device = str(choose_device(arguments.device))
+    with libraries_silenced(), _ProgressLine() as line:
+        found = people.find(
+            footage,
+            lambda frames: line.show(Progress("faces", frames, footage.count)),
+            detector=arguments.detector,
+            device=device,
+            cached=arguments.cache,
+        )
+    if arguments.sheet:
+        show_faces.write_sheet(arguments.sheet, footage, found)
+    print(json.dumps(show_faces.as_json(footage, found), indent=1))
+    return 0
+
+
 def image_files(video: str) -> tuple[str, ...]:
-    """The images that a folder, or a pattern with `####` or `%04d` in the file's name, stands for; empty for a movie.
+    """The images that a folder, a pattern with `####` or `%04d` in the file's name, or an image stands for.
+
+    Empty for a movie.
 
     Raises:
         MediaError: no image there, images of several kinds in one folder, or a number of the sequence is missing.
@@ -154,6 +298,8 @@ def image_files(video: str) -> tuple[str, ...]:
                 f"The folder {video} holds {' and '.join(kinds)} files.", f"Name one kind: NAME_####{kinds[0]}."
             )
         return tuple(str(p) for p in files)
+    if path.is_file() and path.suffix.lower() in image_suffixes:
+        return (video,)
     number = re.search(r"#+|%0?\d*d", path.name)
     if number is None or path.exists():
         return ()
@@ -242,7 +388,7 @@ def _doctor(arguments: argparse.Namespace) -> int:
 class _ProgressLine:
     """One line on standard error that is written over; nothing where that is no terminal."""
 
-    words: dict[str, str] = {"faces": "looking for the face", "lips": "painting the lips"}
+    words: dict[str, str] = {"faces": "looking for faces", "lips": "painting the lips"}
 
     def __init__(self) -> None:
         self._shown = sys.stderr.isatty()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Sets a generated mouth into its frame: lower-face mask, feather, colour match.
+"""Sets a generated mouth into its frame: mask, feather, colour match, edge match, detail.
 
 Crop units: the face crop is the unit square, whatever its size in pixels; core.faces maps frame pixels there.
 """
@@ -26,7 +26,9 @@ inset = np.array([0.85, 0.97])
 """The mask's width and height over the lower face's: the source's own chin line and the sides of its jaw stay, where
 the net, which has only seen the upper half of this pose, would paint background or a second contour."""
 feather = 0.03
-"""Standard deviation of the feather in crop units: it grows with the face."""
+"""Standard deviation of the feather in crop units, unless a job says another: it grows with the face."""
+mouth_room = 0.1
+"""Crop units around the lips that belong to a mask of the mouth only: new lips may open wider."""
 lip_room = 0.05
 """Crop units around the lips that are no skin to compare colours on: a mouth moves there."""
 
@@ -36,9 +38,24 @@ class Outline:
     """Where the mask may lie in each frame of a shot, in crop units, steadied in time."""
 
     face: np.ndarray
-    """(n, 42, 2) float32: points whose convex hull is the lower face; nan where no face was found."""
+    """(n, k, 2) float32: points whose convex hull is the mask (of the lower face 42); nan where no face was found."""
     lips: np.ndarray
     """(n, 20, 2) float32: polygon around the lips; nan where no face was found."""
+
+
+@dataclass(frozen=True)
+class MaskSettings:
+    """How much of the frame the new picture may cover."""
+
+    area: str = "jaw"
+    """`jaw`: the lower face; `mouth`: the lips and their surroundings."""
+    padding: float = 0.0
+    """Part of the mask's own size by which it is larger (or smaller, below 0)."""
+    feather: float = feather
+    """Standard deviation of the feather in crop units."""
+
+
+default_mask = MaskSettings()
 
 
 @dataclass(frozen=True)
@@ -53,11 +70,16 @@ class Patch:
     """(h, w) float32, 0 to 1; exactly 0 where the frame must stay as it is."""
 
 
-def outline(track: faces.Track) -> Outline:
+def outline(track: faces.Track, settings: MaskSettings = default_mask) -> Outline:
     """The mask's and the lips' points through a whole track; small enough to keep for every frame."""
     lips = _steady(_in_crop(track, lips_outer), track)
     mouth = lips.mean(axis=1, keepdims=True)  # the fixed point: in profile the lips are at the rim
-    face = mouth + inset * (_steady(_in_crop(track, jaw + cheeks_and_nose), track) - mouth)
+    larger = 1 + settings.padding
+    if settings.area == "mouth":
+        outwards = lips - mouth
+        room = mouth_room * outwards / np.maximum(np.linalg.norm(outwards, axis=2, keepdims=True), 1e-6)
+        return Outline((mouth + larger * (outwards + room)).astype(np.float32), lips)
+    face = mouth + larger * inset * (_steady(_in_crop(track, jaw + cheeks_and_nose), track) - mouth)
     return Outline(np.concatenate([face, lips], axis=1).astype(np.float32), lips)
 
 
@@ -83,12 +105,15 @@ def _steady(polygon: np.ndarray, track: faces.Track) -> np.ndarray:
     return result
 
 
-def mask(face: np.ndarray, to_crop: np.ndarray, x: int, y: int, width: int, height: int) -> np.ndarray:
+def mask(
+    face: np.ndarray, to_crop: np.ndarray, x: int, y: int, width: int, height: int, feather: float = feather
+) -> np.ndarray:
     """Alpha of the lower face in the frame's pixels x … x + width, y … y + height.
 
     Args:
         face: (k, 2) points in crop units; their convex hull is the mask.
         to_crop: (2, 3), frame pixels to crop units.
+        feather: standard deviation of the feather in crop units.
 
     Returns:
         (height, width) float32, 0 to 1. The feather lies inside the hull, inside the crop and below
@@ -162,11 +187,79 @@ class ColourMatch:
         return np.clip(matched, 0, 255).astype(np.float32)
 
 
+class EdgeMatch:
+    """Brings generated crops to their source along the mask's edge, fading inwards.
+
+    A net's cheek or chin line differs a little from the source's: where the mask ends that is a step, and where the net
+    shows a bright neck beside a dark chin a bright line. Frames come in order; `restart` after a gap.
+    """
+
+    side = 96
+    """Pixels of the crop on which the difference is measured: a light's course, not a skin's detail."""
+    spread = 0.02
+    """Standard deviation in crop units over which the difference along the edge is averaged."""
+    reach = 0.05
+    """Crop units inwards at which the correction has fallen to a third."""
+    most = 40.0
+    """Levels: a larger difference is a contour at another place, and no light."""
+    pace = 0.15
+    """Share of a new frame in the running difference."""
+
+    def __init__(self, feather: float = feather) -> None:
+        self._feather = feather
+        self._running: np.ndarray | None = None
+
+    def restart(self) -> None:
+        self._running = None
+
+    def match(
+        self,
+        matched: np.ndarray,
+        source: np.ndarray,
+        face: np.ndarray,
+        lips: np.ndarray,
+        front: np.ndarray | None = None,
+    ) -> np.ndarray:
+        """`matched` (s, s, 3) float32, 0 to 255, corrected to `source` (s, s, 3) uint8.
+
+        Args:
+            face: (k, 2) points of the mask in crop units.
+            lips: (m, 2) points around the lips: they are as the net made them.
+            front: (s, s) float32, 1 where something in front of the face tells nothing of it.
+
+        Returns:
+            (s, s, 3) float32, 0 to 255.
+        """
+        side, size = self.side, len(matched)
+        alpha = mask(face, np.array([[1 / side, 0, 0], [0, 1 / side, 0]]), 0, 0, side, side, self._feather)
+        small, wanted = (
+            cv2.resize(p.astype(np.float32), (side, side), interpolation=cv2.INTER_AREA) for p in (matched, source)
+        )
+        now = np.clip(wanted - small, -self.most, self.most)
+        self._running = now if self._running is None else self._running + self.pace * (now - self._running)
+        mouth = np.zeros((side, side), np.uint8)
+        cv2.fillConvexPoly(mouth, cv2.convexHull(crop_pixels(lips, side)), (1,), shift=8)
+        edge = ((alpha > 0) & (alpha < 0.5) & (mouth == 0)).astype(np.float32)
+        if front is not None:
+            edge *= 1 - cv2.resize(front, (side, side), interpolation=cv2.INTER_AREA)
+        width = (0, 0), self.spread * side
+        weight = cv2.GaussianBlur(edge, *width)[..., None]
+        average = cv2.GaussianBlur(edge[..., None] * self._running, *width) / (weight + 0.01)
+        inwards = cv2.distanceTransform((alpha >= 0.5).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE) / side
+        share = np.exp(-np.square(inwards / self.reach)) * (alpha > 0) * (mouth == 0)
+        correction = average * share.astype(np.float32)[..., None]
+        correction = cv2.resize(correction, (size, size), interpolation=cv2.INTER_LINEAR)
+        return np.clip(matched + correction, 0, 255)
+
+
 class DetailMatch:
     """Gives generated mouths the fine detail of the mouths they replace, as far as sharpening can.
 
     What is finer than the net's pixels is lost when a face is shrunk to them, and the footage around the patch still
-    has it. Frames come in order; `restart` after a gap.
+    still has it. Frames come in order; `restart` after a gap.
+
+    Args:
+        amount: 0 to 2; 1 is as much as it takes.
     """
 
     pace = 0.1
@@ -174,7 +267,8 @@ class DetailMatch:
     most = 2.0
     """Largest addition to the patch's own detail, as a factor: more would make edges of the net's errors."""
 
-    def __init__(self) -> None:
+    def __init__(self, amount: float = 1.0) -> None:
+        self._amount = amount
         self._running: np.ndarray | None = None
 
     def restart(self) -> None:
@@ -204,6 +298,7 @@ class DetailMatch:
             return patch
         drawn, true = self._running
         more = np.clip(np.sqrt(true / max(drawn, 1e-3)) - 1, 0, self.most)
+        more *= self._amount
         if not more:
             return patch
         return replace(patch, rgb=np.clip(patch.rgb + np.float32(more) * detail[..., None], 0, 255))
@@ -227,21 +322,28 @@ def _correction(generated: np.ndarray, source: np.ndarray) -> np.ndarray:
 def skin(face: np.ndarray, lips: np.ndarray, size: int) -> np.ndarray:
     """(size, size) bool: the lower face without the lips and their surroundings, in a crop of `size` pixels."""
     area = np.zeros((size, size), np.uint8)
-    cv2.fillConvexPoly(area, cv2.convexHull(_crop_pixels(face, size)), (1,), shift=8)
+    cv2.fillConvexPoly(area, cv2.convexHull(crop_pixels(face, size)), (1,), shift=8)
     area[: int(np.ceil(generated_top * size))] = 0
     mouth = np.zeros_like(area)
-    cv2.fillPoly(mouth, [_crop_pixels(lips, size)], (1,), shift=8)
+    cv2.fillPoly(mouth, [crop_pixels(lips, size)], (1,), shift=8)
     room = 2 * round(lip_room * size) + 1
     mouth = cv2.dilate(mouth, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (room, room)))
     return (area > 0) & (mouth == 0)
 
 
-def _crop_pixels(polygon: np.ndarray, size: int) -> np.ndarray:
+def crop_pixels(polygon: np.ndarray, size: int) -> np.ndarray:
+    """Points in crop units for OpenCV's drawing in a picture of `size` pixels, with 8 bits of fraction."""
     return np.rint((polygon * size - 0.5) * 256).astype(np.int32)
 
 
 def patch(
-    generated: np.ndarray, face: np.ndarray, to_crop: np.ndarray, shape: tuple[int, ...], strength: float = 1.0
+    generated: np.ndarray,
+    face: np.ndarray,
+    to_crop: np.ndarray,
+    shape: tuple[int, ...],
+    strength: float = 1.0,
+    feather: float = feather,
+    front: np.ndarray | None = None,
 ) -> Patch | None:
     """What to blend into a frame of `shape` (height, width, …): the generated crop (s, s, 3) in the frame's pixels.
 
@@ -250,6 +352,8 @@ def patch(
         face: (k, 2) points around the lower face in crop units.
         to_crop: (2, 3), frame pixels to crop units.
         strength: 0 to 1, multiplies the mask.
+        feather: standard deviation of the mask's feather in crop units.
+        front: (s, s) float32, 1 where something in front of the face must stay.
 
     Returns:
         The patch, no larger than its mask; None where nothing of the mask lies inside the frame.
@@ -257,9 +361,24 @@ def patch(
     x, y, rgb, valid = faces.uncrop(generated, to_crop, shape)
     if not rgb.size:
         return None
-    alpha = mask(face, to_crop, x, y, rgb.shape[1], rgb.shape[0]) * valid * np.float32(strength)
+    alpha = mask(face, to_crop, x, y, rgb.shape[1], rgb.shape[0], feather) * valid * np.float32(strength)
+    if front is not None:
+        stays = faces.uncrop(front, to_crop, shape)[2]
+        alpha *= 1 - np.clip(stays, 0, 1)
+        alpha[alpha < 1 / 512] = 0
     rows, columns = np.flatnonzero(alpha.any(axis=1)), np.flatnonzero(alpha.any(axis=0))
     if not rows.size:
         return None
     box = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
     return Patch(x + int(columns[0]), y + int(rows[0]), rgb[box], alpha[box])
+
+
+def skin_in_patch(patch: Patch, face: np.ndarray, lips: np.ndarray, to_crop: np.ndarray) -> np.ndarray:
+    """(h, w) bool: where a patch is laid over skin almost whole, away from the lips."""
+    height, width = patch.alpha.shape
+    unit = 1 / np.sqrt(abs(np.linalg.det(to_crop[:, :2])))
+    side = max(16, round(min(unit, 256)))
+    area = faces.uncrop(skin(face, lips, side).astype(np.float32), to_crop, (patch.y + height, patch.x + width))
+    x, y, whole, _ = area
+    inside = whole[patch.y - y : patch.y - y + height, patch.x - x : patch.x - x + width]
+    return (inside > 0.5) & (patch.alpha > 0.8)

@@ -13,10 +13,12 @@ from . import __version__
 from .errors import LipSyncError
 
 needed = {"numpy": "numpy", "scipy": "scipy", "cv2": "opencv-contrib-python", "av": "av", "mediapipe": "mediapipe",
-          "torch": "torch", "safetensors": "safetensors"}  # fmt: skip
+          "torch": "torch", "safetensors": "safetensors", "onnxruntime": "onnxruntime",
+          "platformdirs": "platformdirs",
+          "silero_vad": "silero-vad"}  # fmt: skip
 """Modules that a job needs, and the packages they come in."""
-optional = {"face_alignment": "face-alignment"}
-codecs = ("libx264", "libx265", "ffv1", "aac", "flac", "pcm_s16le")
+optional = {"c2pa": "c2pa-python", "face_alignment": "face-alignment"}
+codecs = ("libx264", "libx265", "prores_ks", "dnxhd", "ffv1", "png", "aac", "flac", "pcm_s16le")
 """Encoders that jobs may ask PyAV for."""
 
 

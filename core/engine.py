@@ -3,16 +3,21 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch.nn import functional as F
 
+from . import audio
 from .allocator import keep_freed_memory
 from .errors import DeviceError
+from .nets import ear
 from .nets.checkpoint import default_model, load_generator
 from .nets.generator import Generator
+from .nets.wav2lip import Wav2Lip
+from .timing import frame_middle
 
 most_fine = 4
 """Beyond which a face's detail is worth less than the time: 4 x 96 pixels are a face of more than half a 720p frame."""
@@ -53,21 +58,41 @@ class Engine:
         self.device = choose_device(device)
         self.generator, self.card = load_generator(Path(model) if model else default_model)
         self.image_size: int = self.generator.config.image_size
-        self.audio_frames: int = self.generator.config.audio_frames
         self.rules = self.generator.rules
         self.finest = most_fine if isinstance(self.generator, Generator) and self.generator.config.warp else 1
         """How many times larger than the net's pictures its crops may be."""
         self.generator.to(self.device).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
+    def listen(
+        self, wave: np.ndarray, rate: Fraction, speech_start: Fraction, count: int
+    ) -> audio.MelWindows | np.ndarray:
+        """What the net is given of a speech for each picture: [first:last] makes the array for `generate`.
+
+        Args:
+            wave: (samples,) float32 at 16 kHz.
+            rate: pictures a second.
+            speech_start: seconds from the first picture to the speech.
+            count: pictures.
+        """
+        if isinstance(self.generator, Wav2Lip) or not self.generator.ear:
+            length = self.generator.config.audio_frames
+            starts = [self.rules.mel_window(i, rate, speech_start, length) for i in range(count)]
+            return audio.MelWindows(audio.log_mel(wave), starts, length)
+        shapes = self.generator.ear.listen(torch.from_numpy(wave).to(self.device)).cpu().numpy()
+        times = [float(frame_middle(i, rate) - speech_start) for i in range(count)]
+        at = np.array(times) * ear.token_rate + ear.overlap
+        heard = [np.interp(at, np.arange(shapes.shape[1]), numbers) for numbers in shapes]
+        return np.stack(heard, 1).astype(np.float32)
+
     @torch.inference_mode()
-    def generate(self, faces: np.ndarray, references: np.ndarray, mel_windows: np.ndarray) -> np.ndarray:
+    def generate(self, faces: np.ndarray, references: np.ndarray, heard: np.ndarray) -> np.ndarray:
         """The faces with lips for the sound.
 
         Args:
             faces: (n, F, F, 3) uint8 RGB crops; their lower half is not looked at. F is image_size, or up to `finest`
                 times as much.
             references: (n, F, F, 3) uint8 RGB, or (1, F, F, 3) for all: the person in another frame.
-            mel_windows: (n, 80, audio_frames) float32 from core.audio.
+            heard: float32 from `listen`: mel windows (n, 80, audio_frames), or mouth shapes (n, 8).
 
         Returns:
             (n, F, F, 3) uint8.
@@ -76,22 +101,24 @@ class Engine:
             DeviceError: the GPU's memory cannot hold so many at once.
         """
         try:
-            return self._generate(faces, references, mel_windows)
+            return self._generate(faces, references, heard)
         except torch.OutOfMemoryError:
             raise DeviceError(
                 f"The memory of {self.device} is too small for {len(faces)} frames at once.",
                 "Use a smaller --batch-size (`batch_size` in a job), or the device `cpu`.",
             ) from None
 
-    def _generate(self, faces: np.ndarray, references: np.ndarray, mel_windows: np.ndarray) -> np.ndarray:
+    def _generate(self, faces: np.ndarray, references: np.ndarray, heard: np.ndarray) -> np.ndarray:
         factor = faces.shape[1] // self.image_size
         fine = self._to_device(references).expand(len(faces), -1, -1, -1)
         upper, reference = F.avg_pool2d(self._to_device(faces), factor), F.avg_pool2d(fine, factor)
         upper[:, :, self.image_size // 2 :] = 0
-        mel = torch.from_numpy(np.ascontiguousarray(mel_windows, np.float32)).to(self.device)[:, None]
+        sound = torch.from_numpy(np.ascontiguousarray(heard, np.float32)).to(self.device)
+        if sound.dim() == 3:
+            sound = sound[:, None]
         larger = (fine,) if factor > 1 else ()
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self._bfloat16()):
-            drawn = self.generator(torch.cat([upper, reference], 1), mel, *larger)
+            drawn = self.generator(torch.cat([upper, reference], 1), sound, *larger)
         drawn = drawn.mul(255).round().clamp(0, 255).byte()
         return drawn.permute(0, 2, 3, 1).contiguous().cpu().numpy()
 

@@ -8,11 +8,26 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, ClassVar
 
 from .errors import JobError
+
+face_form = re.compile(r"largest|speaking|track:\d+(,\d+)*|at:\d+(,\d+(\.\d+)?){2}", re.ASCII)
+"""How a job can say whose lips it means."""
+
+number_ranges: dict[str, tuple[float, float]] = {
+    "mask_padding": (-0.5, 0.5),
+    "mask_feather": (0.002, 0.15),
+    "strength": (0.01, 1),
+    "sharpen": (0, 2),
+    "grain": (0, 2),
+    "turn_limit": (10, 90),
+    "restore_weight": (0, 1),
+}
+"""What a job's numbers may be, both ends included."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +42,7 @@ class RedubJob:
     speech: str
     """Any file PyAV can decode; its first sound stream is mixed to mono."""
     output: str
-    """Movie file to make, or for an image sequence the folder to make. Must not exist yet."""
+    """Movie file to make, or for an image sequence the folder (or .mp4, .mov, .mkv) to make. Must not exist yet."""
     video: str = ""
     """Movie file. Empty for an image sequence."""
     images: tuple[str, ...] = ()
@@ -40,6 +55,18 @@ class RedubJob:
     """Frames in the output; None: to the end."""
     speech_start: Fraction = Fraction(0)
     """When the speech begins, in seconds after the output's first frame; negative: before it."""
+    face: str = "largest"
+    """Whose lips say it: `largest`; `speaking` (whose lips fit the footage's own sound best); `track:N` or `track:N,M`
+    (tracks as `lipsync faces` numbers them); or `at:FRAME,X,Y` (a point on the face, in pixels of a source frame)."""
+    others: tuple[tuple[str, str, Fraction], ...] = ()
+    """More speeches for more people in the same pictures: (face, speech, speech_start) of each."""
+    silence: str = "rest"
+    """Where nobody speaks (core.voice): `rest` (the mouth rests closed), `keep` (the original frames) or `off` (the
+    lips follow every sound)."""
+    sync_mode: str = "cut_off"
+    """When speech and picture differ in length: `cut_off` (the lips change while both last), `silence` (beyond the
+    speech the mouth rests closed), or as many frames as the speech needs, by `loop`, `bounce` (forth and back) or
+    `stretch` (frames repeated or left out evenly, at the same rate)."""
     sound: str = "source"
     """Sound of the output movie: `source` (streams copied), `speech`, or `none`."""
     model: str = ""
@@ -47,9 +74,41 @@ class RedubJob:
     device: str = "auto"
     """`auto`, `cpu`, `cuda` or `cuda:N`."""
     quality: str = "high"
-    """`high` (visually lossless), or `lossless`."""
+    """Of the output's pictures: `high` (visually lossless; ProRes, DNxHR, HEVC and FFV1 stay what they are),
+    `lossless`, `mezzanine` (ProRes) or `web` (H.264 of 8 bit 4:2:0). Images are of the source's kind."""
+    detector: str = "mediapipe"
+    """What finds faces: `mediapipe`, or `face-alignment` (more exact and slower; `face-alignment:FOLDER` says where its
+    weights are)."""
+    cache: bool = True
+    """Whether the faces found are kept for the next job on the same footage."""
     batch_size: int = 16
     """Frames that go through the net together, 1 to 512."""
+    c2pa_certificate: str = ""
+    """PEM file of a certificate: the output gets Content Credentials signed with it; empty: none. Needs c2pa-python."""
+    c2pa_key: str = ""
+    """PEM file of the certificate's private key."""
+    mask: str = "jaw"
+    """What gets new pictures: `jaw` (the lower face) or `mouth` (the lips and what is close to them)."""
+    mask_padding: float = 0.0
+    """Part of its own size by which the mask is larger, or below 0 smaller; -0.5 to 0.5."""
+    mask_feather: float = 0.03
+    """Softness of the mask's edge over the side of the face's crop, so that it grows with the face; 0.002 to 0.15."""
+    strength: float = 1.0
+    """How much of the new picture shows through the mask, 0.01 to 1."""
+    sharpen: float = 1.0
+    """How far the new lips are sharpened to the footage's detail: 0 not at all, 1 to be alike, at most 2."""
+    grain: float = 1.0
+    """How much of the skin's grain the new picture gets: 0 none, 1 as much, at most 2."""
+    in_front: str = "keep"
+    """Hands, microphones and the like before the face: `keep` (they stay in front; a mouth that is hidden stays as it
+    was) or `ignore` (nobody looks for them)."""
+    turn_limit: float = 60.0
+    """Degrees a head may be turned to a side, by an estimate from its landmarks; beyond, frames stay as they were.
+    10 to 90; 90 is no limit."""
+    restore: str = ""
+    """A face-restoration net (.onnx, of the class of GFPGAN or CodeFormer) that goes over the new lips; empty: none."""
+    restore_weight: float = 0.5
+    """What CodeFormer calls w: 0 restores most, 1 changes least; 0 to 1."""
     debug: str = ""
     """Folder for crops, masks and stages; empty: none."""
 
@@ -66,10 +125,40 @@ class RedubJob:
             raise JobError(
                 "The frame range is empty or begins before the first frame.", "Give a start from 0 and a count from 1."
             )
+        for face in (self.face, *(face for face, _, _ in self.others)):
+            if not face_form.fullmatch(face):
+                raise JobError(
+                    f"Unknown face {face!r}.",
+                    "Use largest, speaking, track:N or at:FRAME,X,Y; `lipsync faces VIDEO` prints the tracks.",
+                )
+        if not re.fullmatch(r"mediapipe|face-alignment(:.+)?", self.detector):
+            raise JobError(
+                f"Unknown face detector {self.detector!r}.", "Use mediapipe, face-alignment or face-alignment:FOLDER."
+            )
+        if self.silence not in ("rest", "keep", "off"):
+            raise JobError(f"Unknown silence option {self.silence!r}.", "Use rest, keep or off.")
+        if self.sync_mode not in ("cut_off", "silence", "loop", "bounce", "stretch"):
+            raise JobError(f"Unknown sync mode {self.sync_mode!r}.", "Use cut_off, silence, loop, bounce or stretch.")
+        if self.video and self.sound == "source" and self.sync_mode in ("loop", "bounce", "stretch"):
+            raise JobError(
+                f"The movie's own sound cannot go with the sync mode {self.sync_mode}.",
+                "Take the sound speech or none.",
+            )
         if self.sound not in ("source", "speech", "none"):
             raise JobError(f"Unknown sound option {self.sound!r}.", "Use source, speech or none.")
-        if self.quality not in ("high", "lossless"):
-            raise JobError(f"Unknown quality {self.quality!r}.", "Use high or lossless.")
+        if self.quality not in ("high", "lossless", "mezzanine", "web"):
+            raise JobError(f"Unknown quality {self.quality!r}.", "Use high, lossless, mezzanine or web.")
+        if bool(self.c2pa_certificate) != bool(self.c2pa_key):
+            raise JobError("Content Credentials need a certificate and its key.", "Give both, or none.")
+        if self.mask not in ("jaw", "mouth"):
+            raise JobError(f"Unknown mask {self.mask!r}.", "Use jaw or mouth.")
+        if self.in_front not in ("keep", "ignore"):
+            raise JobError(f"Unknown in_front option {self.in_front!r}.", "Use keep or ignore.")
+        for name, (low, high) in number_ranges.items():
+            if not low <= getattr(self, name) <= high:  # nan fails too
+                raise JobError(
+                    f"The {name.replace('_', ' ')} {getattr(self, name)} is out of range.", f"Use {low:g} to {high:g}."
+                )
         if not 1 <= self.batch_size <= 512:
             raise JobError(f"Batch size {self.batch_size} is out of range.", "Use 1 to 512.")
 
@@ -181,6 +270,10 @@ def _value(annotation: str, value: Any) -> Any:
         return tuple(value)
     if base == "tuple[tuple[int, int, str], ...]" and isinstance(value, list):
         return tuple((int(first), int(last), str(why)) for first, last, why in value)
+    if base == "tuple[tuple[str, str, Fraction], ...]" and isinstance(value, list):
+        return tuple((_value("str", face), _value("str", speech), _value("Fraction", at)) for face, speech, at in value)
+    if base == "bool" and isinstance(value, bool):
+        return value
     allowed = {"str": str, "int": int, "float": (int, float)}.get(base)
     if allowed is None or not isinstance(value, allowed) or isinstance(value, bool):
         raise TypeError(f"{value!r} is no {base}")

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The pipeline: one job in, new media out. Three passes over the footage; none keeps its pictures.
+"""The pipeline: one job in, new media out. Four passes over the footage; none keeps its pictures.
 
-One follows the face, one crops the frames that references are chosen from (unless the net's reference is the frame it
-paints), one paints and writes.
+One follows the face, one looks for what is in front of it (unless the job says not to), one crops the frames that
+references are chosen from (unless the net's reference is the frame it paints), one paints and writes.
 """
 
 from __future__ import annotations
@@ -11,22 +11,30 @@ import itertools
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import lru_cache, partial
+from math import floor
 from pathlib import Path
 
 import numpy as np
+from scipy.ndimage import gaussian_filter1d
 
-from . import audio, compose, faces, media, reference
+from . import audio, compose, faces, media, occlusion, people, provenance, reference, sync_mode, voice
 from .debug import Debug
 from .engine import Engine
-from .errors import Cancelled, JobError, NoFaceError, OutputError
+from .errors import Cancelled, JobError, OutputError
+from .grain import GrainMatch
 from .job import Progress, RedubJob, Result
+from .restore import Restorer
 from .timing import frame_middle
 
 fade_frames = 4
 """Frames over which the effect comes or goes where a face is found or lost and where the speech begins or ends."""
+turn_back = 8.0
+"""Degrees below the limit to which a head that was turned away must come back."""
+movie_suffixes = (".mp4", ".mov", ".mkv")
+"""Endings of an output that make a movie of images too."""
 speech_rate = 48000
 """Samples a second of the speech in the output."""
 soft_from = 2.5
@@ -34,19 +42,18 @@ soft_from = 2.5
 
 
 @dataclass(frozen=True)
-class Shot:
-    """The pictures of a job."""
+class Shot(people.Footage):
+    """The footage of a job."""
 
-    name: str
-    """How messages call it."""
-    info: media.SourceInfo
-    start: int
-    count: int
     rate: Fraction
     """Pictures a second, as shown against the speech."""
 
     def pictures(self) -> Iterator[media.Picture]:
         return media.read(self.info, self.start, self.count)
+
+    def images(self) -> tuple[str, ...]:
+        """The files of an image sequence; empty for a movie."""
+        return self.info.paths[self.start : self.start + self.count] if self.info.kind == "images" else ()
 
     def between(self, frames: Sequence[int]) -> Iterator[tuple[int, media.Picture]]:
         """The pictures of `frames`, which rise, with their numbers in the output; of a movie also those between them.
@@ -59,6 +66,26 @@ class Shot:
         elif frames:
             pictures = media.read(self.info, self.start + frames[0], frames[-1] - frames[0] + 1)
             yield from zip(itertools.count(frames[0]), pictures, strict=False)
+
+
+@dataclass(frozen=True)
+class Speech:
+    """A speech and whose lips say it."""
+
+    face: str
+    """As in job.RedubJob."""
+    path: str
+    start: Fraction
+    """When it begins, in seconds after the output's first frame."""
+    wave: np.ndarray
+    """(n,) float32 at the nets' sample rate, as the nets hear it."""
+    voiced: voice.Spans | None
+    """Where somebody speaks in it; None: not asked."""
+
+    @property
+    def length(self) -> Fraction:
+        """Seconds."""
+        return Fraction(len(self.wave), audio.sample_rate)
 
 
 @dataclass(frozen=True)
@@ -92,8 +119,12 @@ def run(
     begun = time.monotonic()
     shot = _open(job)
     _check_output(job, shot)
-    wave = audio.load(job.speech)
+    sign = provenance.signer(job, _endings(job, shot))
+    speeches = [_hear(job, *each) for each in ((job.face, job.speech, job.speech_start), *job.others)]
+    source = max((_source_frames(job, shot, speech) for speech in speeches), key=len)
+    made = _made(job, shot, source)
     engine = _engine(job.model, job.device)
+    restorer = Restorer(job.restore, job.restore_weight, str(engine.device)) if job.restore else None
 
     def go_on() -> None:
         if cancelled():
@@ -101,85 +132,124 @@ def run(
 
     def done(stage: str, frames: int) -> None:
         go_on()
-        report(Progress(stage, frames, shot.count))
+        report(Progress(stage, frames, len(source) if stage == "lips" else shot.count))
 
-    track = _follow_face(shot, partial(done, "faces"), engine.rules.place)
-    plan = plan_effect(track, shot.rate, job.speech_start, Fraction(len(wave), audio.sample_rate))
-    references: dict[int, np.ndarray] = {}
-    side = _largest_side(track, plan)
-    size = engine.image_size * int(np.clip(round(side / engine.image_size), 1, engine.finest))
-    if not engine.rules.own_reference:
-        references = choose_references(shot, track, plan, size, go_on)
-    painter = _Painter(engine, size, track, plan, references, Debug(job.debug, shot.count))
-    mel = audio.log_mel(wave)
-    heard = engine.audio_frames
-    starts = [engine.rules.mel_window(i, shot.rate, job.speech_start, heard) for i in range(shot.count)]
-    warnings = _warnings(plan, side, size)
-    del track  # its meshes are most of what grows with the clip
+    followed = _follow_faces(job, shot, speeches, engine, partial(done, "faces"))
+    dubs = []
+    while followed:  # one at a time: their meshes are most of what grows with the clip
+        dubs.append(_dub(job, shot, speeches[len(dubs)], followed.pop(0), source, engine, restorer, go_on))
+    strength = np.max([dub.plan.strength for dub in dubs], axis=0)
 
+    label = provenance.label(
+        job,
+        shot.images() or shot.info.paths,
+        engine.card,
+        frames=made.count,
+        changed=[span for span in compose.runs(strength > 0) if strength[span[0]] > 0],
+        untouched=_untouched(dubs),
+        sign=sign,
+        go_on=go_on,
+    )
     with media.write(
-        shot.info,
+        made.info,
         job.output,
         quality=job.quality,
         sound=job.sound,
-        start=shot.start,
-        count=shot.count,
-        speech=_speech(job) if job.sound == "speech" else None,
+        start=made.start,
+        count=made.count,
+        speech=_sound_of(speeches) if job.sound == "speech" and made.info.kind == "movie" else None,
+        label=label,
     ) as writer:
         done("lips", 0)
-        pictures = shot.pictures()
+        pictures = sync_mode.pictures(shot.info, shot.start, source)
+        if made.info.kind != shot.info.kind:
+            pictures = (media.converted(picture, made.info) for picture in pictures)
         while batch := list(itertools.islice(pictures, job.batch_size)):
             first = writer.written
-            painter.paint(first, batch, audio.mel_windows(mel, starts[first : first + len(batch)], heard))
+            for dub in dubs:
+                dub.painter.paint(first, batch, dub.heard[first : first + len(batch)])
             for picture in batch:
                 writer.add(picture)
                 done("lips", writer.written)
             batch.clear()  # before the next is read: one batch in memory, not two
     return Result(
         output=job.output,
-        frames=shot.count,
-        changed=int((plan.strength > 0).sum()),
-        untouched=plan.untouched,
-        warnings=warnings,
-        images=tuple(os.path.basename(path) for path in job.images[shot.start : shot.start + shot.count]),
+        frames=made.count,
+        changed=int((strength > 0).sum()),
+        untouched=_untouched(dubs),
+        warnings=tuple(dict.fromkeys(warning for dub in dubs for warning in dub.warnings)),
+        images=tuple(os.path.basename(path) for path in made.images()),
         seconds=round(time.monotonic() - begun, 3),
     )
 
 
 def _open(job: RedubJob) -> Shot:
-    name = job.video or str(Path(job.images[0]).parent)
-    if job.images:
-        assert job.rate is not None  # RedubJob sees to it
-        info = media.probe_images(job.images, job.rate)
-    else:
-        info = media.probe(job.video)
-    count = info.frames - job.start_frame if job.frame_count is None else job.frame_count
-    if count < 1 or job.start_frame + count > info.frames:
-        last = job.start_frame + max(count, 1) - 1
-        raise JobError(
-            f"The range {job.start_frame} to {last} runs past the end of {name}, which has {info.frames} frames.",
-            "Frames are counted from 0; give a smaller start or count.",
-        )
+    footage = people.open_footage(job.video, job.images, job.rate, job.start_frame, job.frame_count)
+    name, info = footage.name, footage.info
     if job.video and job.sound == "speech" and job.rate not in (None, info.rate):
         raise JobError(
             f"{name} plays at {info.rate} frames a second: with the speech as its sound it cannot take {job.rate}.",
             "Leave the rate out, or take the sound `none` and add the speech where the movie plays at that rate.",
         )
-    return Shot(name, info, job.start_frame, count, job.rate or info.rate)
+    return Shot(name, info, footage.start, footage.count, job.rate or info.rate)
 
 
 def _check_output(job: RedubJob, shot: Shot) -> None:
     """Refuses what cannot become the output, before the user has waited for anything."""
+    inputs = [job.speech, *(speech for _, speech, _ in job.others)]
     if not job.output:
         raise OutputError("The job names no output.", "Name a file that does not exist yet.")
-    if Path(job.output).resolve() in {Path(p).resolve() for p in (job.speech, *shot.info.paths)}:
+    if Path(job.output).resolve() in {Path(p).resolve() for p in (*inputs, *shot.info.paths)}:
         raise OutputError(f"{job.output} is the job's own input.", "Choose another name: nothing is ever overwritten.")
-    media.check_output(shot.info, job.output, job.quality)
+    media.check_output(_output_info(job, shot), job.output, job.quality)
 
 
-def _speech(job: RedubJob) -> tuple[np.ndarray, int, Fraction]:
-    """The speech as people will hear it: the net's 16 kHz would be dull."""
-    return audio.load(job.speech, rate=speech_rate), speech_rate, job.speech_start
+def _output_info(job: RedubJob, shot: Shot) -> media.SourceInfo:
+    """What the output is like: as the footage, but images can also become a movie."""
+    movie = Path(job.output).suffix.lower() in movie_suffixes
+    return media.movie_info(shot.info, job.quality) if movie and shot.info.kind == "images" else shot.info
+
+
+def _endings(job: RedubJob, shot: Shot) -> set[str]:
+    """How the names of the files end that the job makes."""
+    kind = _output_info(job, shot).kind
+    return {Path(path).suffix.lower() for path in (shot.images() if kind == "images" else (job.output,))}
+
+
+def _source_frames(job: RedubJob, shot: Shot, speech: Speech) -> np.ndarray:
+    """(n,) which frame of the shot each frame of the output shows."""
+    fits = job.sync_mode in ("cut_off", "silence")
+    needed = shot.count if fits else sync_mode.frames_needed(speech.start, speech.length, shot.rate)
+    return sync_mode.source_frames(job.sync_mode, shot.count, needed)
+
+
+def _made(job: RedubJob, shot: Shot, source: np.ndarray) -> Shot:
+    """The output as footage: its kind, its frames and, of images, their names."""
+    made = replace(shot, info=_output_info(job, shot), count=len(source))
+    if made.info.kind == "movie" or np.array_equal(source, np.arange(shot.count)):
+        return made
+    names = sync_mode.image_names(shot.images(), len(source))
+    return replace(made, info=replace(made.info, paths=names), start=0)
+
+
+def _hear(job: RedubJob, face: str, path: str, start: Fraction) -> Speech:
+    wave = audio.load(path)
+    if job.silence == "off":
+        return Speech(face, path, start, wave, None)
+    voiced = voice.spans(wave)
+    voice.mute(wave, voiced)
+    return Speech(face, path, start, wave, voiced)
+
+
+def _sound_of(speeches: Sequence[Speech]) -> tuple[np.ndarray, int, Fraction]:
+    """All speeches as people will hear them, mixed: the nets' 16 kHz would be dull."""
+    waves = [audio.load(speech.path, rate=speech_rate) for speech in speeches]
+    begin = min(speech.start for speech in speeches)
+    firsts = [round((speech.start - begin) * speech_rate) for speech in speeches]
+    mixed = np.zeros(max(first + len(wave) for first, wave in zip(firsts, waves, strict=True)), np.float32)
+    for first, wave in zip(firsts, waves, strict=True):
+        mixed[first : first + len(wave)] += wave
+    return np.clip(mixed, -1, 1) if len(waves) > 1 else mixed, speech_rate, begin
 
 
 def _engine(model: str, device: str) -> Engine:
@@ -193,22 +263,111 @@ def _load_engine(model: str, device: str, changed: int) -> Engine:
     return Engine(model, device)
 
 
-def _follow_face(shot: Shot, done: Callable[[int], None], place: faces.Place = faces.place_aligned) -> faces.Track:
-    done(0)
-    with faces.Tracker(float(shot.rate), place) as tracker:
-        for number, picture in enumerate(shot.pictures(), 1):
-            tracker.add(picture.rgb())
-            done(number)
-        track = tracker.finish()
-    if not track.found.any():
-        raise NoFaceError(f"There is no face in {shot.name}.")
-    return track
+def _follow_faces(
+    job: RedubJob, shot: Shot, speeches: Sequence[Speech], engine: Engine, done: Callable[[int], None]
+) -> list[faces.Track]:
+    """The face that says each speech, through the shot."""
+    found = people.find(shot, done, detector=job.detector, device=str(engine.device), cached=job.cache)
+    picks = [(speech.face, people.pick(shot, found, speech.face)) for speech in speeches]
+    people.check_apart(picks)
+    place = engine.rules.place
+    return [faces.follow_through(found, list(chosen.values()), float(shot.rate), place) for _, chosen in picks]
 
 
-def plan_effect(track: faces.Track, rate: Fraction, speech_start: Fraction, speech_length: Fraction) -> Plan:
-    """Frames without a face or without speech stay untouched; next to them the effect fades, but not across a cut."""
+@dataclass(frozen=True)
+class _Dub:
+    """One speech on its way to one face."""
+
+    face: str
+    plan: Plan
+    painter: _Painter
+    heard: audio.MelWindows | np.ndarray
+    """Of the sound, what the painter hands to the engine for each frame."""
+    warnings: tuple[str, ...]
+
+
+def _dub(
+    job: RedubJob,
+    shot: Shot,
+    speech: Speech,
+    followed: faces.Track,
+    source: np.ndarray,
+    engine: Engine,
+    restorer: Restorer | None,
+    go_on: Callable[[], None],
+) -> _Dub:
+    """Everything that is known before the first frame is painted.
+
+    Args:
+        followed: the face through the shot.
+        source: (n,) which frame of the shot each frame of the output shows.
+        go_on: called after every decoded picture; may raise to end the work.
+    """
+    track = sync_mode.shown(followed, source)
+    hidden = occlusion.Hidden(np.zeros(shot.count, bool))
+    if job.in_front == "keep":
+        hidden = _look_in_front(shot, followed, go_on)
+    turned = _turned_away(followed, float(shot.rate), job.turn_limit)
+    unfit = np.where(turned, "turned away", np.where(hidden.mouth, "mouth hidden", ""))
+    plan = plan_effect(
+        track,
+        shot.rate,
+        speech.start,
+        speech.length,
+        speech.voiced if job.silence == "keep" else None,
+        beyond=job.sync_mode != "cut_off",
+        unfit=unfit[source],
+    )
+    references: dict[int, np.ndarray] = {}
+    side = _largest_side(track, plan)
+    size = engine.image_size * int(np.clip(round(side / engine.image_size), 1, engine.finest))
+    if not engine.rules.own_reference:
+        used = np.zeros(shot.count, np.float32)
+        np.maximum.at(used, source, plan.strength)
+        seen = replace(followed, found=_clear(followed, unfit == "", hidden))
+        references = choose_references(shot, seen, Plan(used, ()), size, go_on)
+        references = sync_mode.of_each_shot(references, followed, track)
+    folder = str(Path(job.debug) / speech.face.replace(":", "_")) if job.debug and job.others else job.debug
+    fronts = {i: hidden.fronts[frame] for i, frame in enumerate(source.tolist()) if frame in hidden.fronts}
+    painter = _Painter(job, engine, restorer, size, track, plan, references, fronts, Debug(folder, len(source)))
+    heard = engine.listen(speech.wave, shot.rate, speech.start, len(source))
+    return _Dub(speech.face, plan, painter, heard, _warnings(plan, side, size, speech.voiced))
+
+
+def _untouched(dubs: Sequence[_Dub]) -> tuple[tuple[int, int, str], ...]:
+    """As in job.Result; of several people it says whose lips stay."""
+    if len(dubs) == 1:
+        return dubs[0].plan.untouched
+    return tuple(sorted((a, b, f"{why} ({dub.face})") for dub in dubs for a, b, why in dub.plan.untouched))
+
+
+def plan_effect(
+    track: faces.Track,
+    rate: Fraction,
+    speech_start: Fraction,
+    speech_length: Fraction,
+    voiced: voice.Spans | None = None,
+    *,
+    beyond: bool = False,
+    unfit: np.ndarray | None = None,
+) -> Plan:
+    """Frames without a face or without speech stay untouched; next to them the effect fades, but not across a cut.
+
+    Args:
+        voiced: where in the speech somebody speaks; frames elsewhere in it stay untouched. None: all frames count.
+        beyond: the effect goes on before and after the speech.
+        unfit: (n,) str, why a face cannot get new lips, or empty.
+    """
     times = [frame_middle(i, rate) - speech_start for i in range(len(track.found))]
     why = np.array(["before the speech" if t < 0 else "after the speech" if t >= speech_length else "" for t in times])
+    if voiced is not None:
+        edges = np.array(voiced, np.int64).ravel()
+        silent = np.searchsorted(edges, [floor(t * audio.sample_rate) for t in times], side="right") % 2 == 0
+        why = np.where((why == "") & silent, "silence", why)
+    if beyond:
+        why = np.where((why == "before the speech") | (why == "after the speech"), "", why)
+    if unfit is not None:
+        why = np.where(why == "", unfit, why)
     why = np.where(track.found, why, "no face")
     strength = np.zeros(len(why), np.float32)
     untouched = []
@@ -257,28 +416,37 @@ class _Painter:
         size: side of the crops, in pixels.
         references: for each number in `track.shot` the crop the net sees of the person; without one it sees the very
             crop that it paints.
+        fronts: as in occlusion.Hidden.
     """
 
     def __init__(
         self,
+        job: RedubJob,
         engine: Engine,
+        restorer: Restorer | None,
         size: int,
         track: faces.Track,
         plan: Plan,
         references: dict[int, np.ndarray],
+        fronts: dict[int, np.ndarray],
         debug: Debug,
     ) -> None:
         self._engine, self._size = engine, size
-        self._strength = plan.strength
+        self._strength = plan.strength * np.float32(job.strength)
+        self._fronts = fronts
         self._shot_of, self._to_crop = track.shot, track.to_crop
-        self._outline = compose.outline(track)
+        mask = compose.MaskSettings(job.mask, job.mask_padding, job.mask_feather)
+        self._feather = mask.feather
+        self._outline, self._lower_face = compose.outline(track, mask), compose.outline(track)
         self._references = references
-        self._colour, self._detail = compose.ColourMatch(), compose.DetailMatch()
+        self._colour, self._edge = compose.ColourMatch(), compose.EdgeMatch(mask.feather)
+        self._detail, self._grain = compose.DetailMatch(job.sharpen), GrainMatch(job.grain)
+        self._restorer = restorer
         self._painted = -1
         self._debug = debug
 
-    def paint(self, first: int, pictures: list[media.Picture], mels: np.ndarray) -> None:
-        """Changes `pictures`, the frames first, first + 1, … of the output, in place; mels: (n, 80, …), one each."""
+    def paint(self, first: int, pictures: list[media.Picture], heard: np.ndarray) -> None:
+        """Changes `pictures`, the frames first, first + 1, … of the output, in place; heard: of the sound, one each."""
         chosen = [i for i in range(len(pictures)) if self._strength[first + i] > 0]
         if not chosen:
             return
@@ -286,27 +454,69 @@ class _Painter:
         crops = [faces.crop(rgb, self._to_crop[first + i], self._size) for i, rgb in zip(chosen, frames, strict=True)]
         shots = [int(self._shot_of[first + i]) for i in chosen]
         references = [self._references.get(shot, crop) for shot, crop in zip(shots, crops, strict=True)]
-        mouths = self._engine.generate(np.stack(crops), np.stack(references), mels[chosen])
+        mouths = self._engine.generate(np.stack(crops), np.stack(references), heard[chosen])
         for i, rgb, crop, mouth in zip(chosen, frames, crops, mouths, strict=True):
             self._paste(first + i, pictures[i], rgb, crop, mouth)
 
     def _paste(self, frame: int, picture: media.Picture, rgb: np.ndarray, crop: np.ndarray, mouth: np.ndarray) -> None:
         """One generated crop into its picture."""
         if self._painted != frame - 1 or self._shot_of[frame] != self._shot_of[self._painted]:
-            self._colour.restart()
-            self._detail.restart()
+            for each in (self._colour, self._edge, self._detail, self._grain):
+                each.restart()
         self._painted = frame
         face, lips = self._outline.face[frame], self._outline.lips[frame]
-        skin = compose.skin(face, lips, len(crop))
+        to_crop = self._to_crop[frame]
+        front = occlusion.refined(self._fronts[frame], crop) if frame in self._fronts else None
+        skin = compose.skin(self._lower_face.face[frame], lips, len(crop))
+        if front is not None:
+            skin &= front < 0.1
         matched = self._colour.match(mouth, crop, skin)
-        patch = compose.patch(matched, face, self._to_crop[frame], rgb.shape, self._strength[frame])
+        matched = self._edge.match(matched, crop, face, lips, front)
+        patch = compose.patch(matched, face, to_crop, rgb.shape, self._strength[frame], self._feather, front)
         if patch is None:
             return
-        patch = self._detail.match(patch, rgb, lips, self._to_crop[frame], len(crop))
+        stages = {"patch": patch.rgb}
+        if self._restorer:
+            patch = self._restorer.restore(patch, rgb, to_crop)
+            stages["restored"] = patch.rgb
+        patch = self._detail.match(patch, rgb, lips, to_crop, len(crop))
+        stages["sharpened"] = patch.rgb
+        patch = self._grain.match(patch, rgb, compose.skin_in_patch(patch, face, lips, to_crop), frame)
+        stages["grained"] = patch.rgb
         picture.blend(patch.x, patch.y, patch.rgb, patch.alpha)
         if self._debug.wants(frame):
             shown = {"crop": crop, "mouth": mouth, "matched": matched, "skin": skin * 255.0, "mask": patch.alpha * 255}
-            self._debug.save(frame, before=rgb, after=picture.rgb(), **shown)
+            if front is not None:
+                shown["front"] = front * 255
+            self._debug.save(frame, before=rgb, after=picture.rgb(), **shown, **stages)
+
+
+def _look_in_front(shot: Shot, track: faces.Track, go_on: Callable[[], None]) -> occlusion.Hidden:
+    """What hides the face's mouth, in each frame of the shot."""
+    with occlusion.Watch(track, float(shot.rate)) as watch:
+        for frame, picture in enumerate(shot.pictures()):
+            if track.found[frame]:
+                watch.add(frame, picture.rgb())
+            go_on()
+        return watch.finish()
+
+
+def _turned_away(track: faces.Track, rate: float, limit: float) -> np.ndarray:
+    """(n,) bool: the head is turned further than a net can do; some degrees less end it, so that nothing flickers."""
+    turn = np.zeros(len(track.found))
+    for first, last in compose.runs(np.where(track.found, track.shot, -1)):
+        if track.found[first] and limit < 90:
+            run = np.s_[first : last + 1]
+            turn[run] = gaussian_filter1d(np.abs(people.yaw(track.points[run])), max(0.5, 0.1 * rate), mode="nearest")
+    return occlusion.hysteresis(turn, limit, limit - turn_back)
+
+
+def _clear(track: faces.Track, fit: np.ndarray, hidden: occlusion.Hidden) -> np.ndarray:
+    """(n,) bool: frames that may be references. Nothing is in front of the face, if a shot has such frames."""
+    free = fit.copy()
+    free[list(hidden.fronts)] = False
+    shots = track.shot[track.found & free]
+    return track.found & np.where(np.isin(track.shot, shots), free, fit)
 
 
 def _largest_side(track: faces.Track, plan: Plan) -> float:
@@ -315,8 +525,10 @@ def _largest_side(track: faces.Track, plan: Plan) -> float:
     return float(1 / heights.min()) if len(heights) else 0.0
 
 
-def _warnings(plan: Plan, side: float, size: int) -> tuple[str, ...]:
+def _warnings(plan: Plan, side: float, size: int, voiced: voice.Spans | None) -> tuple[str, ...]:
     """What the user should know of a job that went well."""
+    if voiced == ():
+        return ("No voice is heard in the speech, so the lips follow nothing; with the silence `off` they would.",)
     if not (plan.strength > 0).any():
         return ("The face and the speech never meet: every frame is as it was.",)
     if side > soft_from * size:

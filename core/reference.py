@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Which frame of a shot shows the net whose mouth it paints: sharp, usual in pose, the lips about closed."""
+"""Which frame of a shot shows the net whose mouth it paints: sharp, usual in pose, the lips open.
+
+Teeth that are not to be seen must be painted; those that are there only have to be covered.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,8 @@ import numpy as np
 from . import faces
 
 nose_tip, left_cheek, right_cheek = 1, 454, 234
+usual_open = 0.75
+"""Quantile of the shot's lip openings that a reference should have."""
 candidate_count = 5
 """Frames whose sharpness is compared: each must be decoded once more."""
 
@@ -41,4 +46,4 @@ def _unsuitable(track: faces.Track, frames: np.ndarray) -> np.ndarray:
     opening = faces.lip_opening(points)
     # the usual pose, not the most frontal one: what a turned face hides, its reference must not show
     turned = np.abs(yaw - np.median(yaw)) + np.abs(pitch - np.median(pitch))
-    return turned + np.abs(opening - np.quantile(opening, 0.3))
+    return turned + np.abs(opening - np.quantile(opening, usual_open))

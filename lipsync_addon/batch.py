@@ -72,6 +72,9 @@ class Batch:
         self.cancelled = False
         self._scene = scene.session_uid
         self._settings = settings
+        self._face = scene.lipsync.face
+        self._silence = scene.lipsync.silence
+        self._mask, self._strength = scene.lipsync.mask, scene.lipsync.strength
         self._worker: client.Worker | None = None
         self._output = Path()
         self._made_folder = False
@@ -179,6 +182,10 @@ class Batch:
             start_frame=shot.head,
             frame_count=None if shot.count == shot.frames else shot.count,
             speech_start=task.speech_start,
+            face=self._face,
+            silence=self._silence,
+            mask=self._mask,
+            strength=self._strength,
             model=self._settings.model,
             device=self._settings.device,
             quality=self._settings.quality,
@@ -186,6 +193,11 @@ class Batch:
         if self._worker is None:
             self._worker = client.Worker(runtime.command(self._settings.python), self._settings.log)
         self._worker.send(request)
+
+    def _suffix(self, source: Path) -> str:
+        """The ending of a new movie: .mov holds ProRes and DNxHR, .mp4 whatever else the core writes."""
+        quality = self._settings.quality
+        return ".mov" if quality == "mezzanine" or (quality == "high" and source.suffix.lower() == ".mov") else ".mp4"
 
     def _new_output(self, media: strips.Media) -> Path:
         """A name for the new media that nothing has yet; makes the folder.
@@ -209,7 +221,7 @@ class Batch:
                 f"New media cannot be written to {folder} ({reason}).", "Choose another folder in the preferences."
             ) from None
         stem = source.stem if media.filepath else source.parent.name
-        suffix = ".mp4" if media.filepath else ""  # holds every kind of picture that the core writes; .mov no FFV1
+        suffix = self._suffix(source) if media.filepath else ""
         take = 1
         while os.path.lexists(output := folder / f"{stem}_lipsync_{take:03d}{suffix}"):
             take += 1
@@ -223,6 +235,7 @@ class Batch:
         shot = self._tasks[0].shot
         if result.frames != shot.count:  # the pictures would slide against the strip's handles
             _remove(self._output)
+            _remove(self._output.with_name(f"{self._output.name}.lipsync.json"))
             message = f"The new media has {result.frames} frames, but the strip needs {shot.count}."
             self._end_task(job.Failure("MediaError", message, "Convert the footage to an even frame rate first."))
             return False

@@ -42,6 +42,10 @@ class LIPSYNC_PT_sequencer(bpy.types.Panel):
             small = column.column()
             small.active = False
             small.label(text="All sound over the strip")
+        column.prop(scene.lipsync, "face")
+        column.prop(scene.lipsync, "silence")
+        column.prop(scene.lipsync, "mask")
+        column.prop(scene.lipsync, "strength")
 
         column = layout.column(align=True)
         column.scale_y = 1.4

@@ -45,8 +45,10 @@ class LIPSYNC_AP_preferences(bpy.types.AddonPreferences):
         name="Quality",
         description="How new media are compressed",
         items=(
-            ("high", "High", "Visually lossless"),
+            ("high", "High", "Visually lossless; ProRes, DNxHR and HEVC footage stays what it is where that can be"),
             ("lossless", "Lossless", "Every pixel outside the mouth is kept exactly"),
+            ("mezzanine", "Mezzanine", "ProRes 422 HQ, or 4444 for footage with transparency or full colour"),
+            ("web", "Web", "H.264 of 8 bit that every browser plays"),
         ),
     )
     folder: bpy.props.StringProperty(

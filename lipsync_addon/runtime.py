@@ -14,7 +14,9 @@ from .client import clean_environment
 from .shared import core, errors
 
 core_folder = Path(core.__file__).parent
-needed_modules = ("av", "cv2", "mediapipe", "numpy", "safetensors", "scipy", "torch")
+needed_modules = (
+    "av", "cv2", "mediapipe", "numpy", "onnxruntime", "platformdirs", "safetensors", "scipy", "silero_vad", "torch",
+)  # fmt: skip
 ready_mark = "lipsync-ready"
 """File in a runtime made here; missing while it is made, so that a half-made one is never used."""
 

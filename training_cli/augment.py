@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -55,3 +56,26 @@ def mask_frames(mel: Tensor, generator: torch.Generator) -> Tensor:
     at = torch.arange(frames)
     masked = (at >= start) & (at < start + length) & ((at - (frames - 1) / 2).abs() > 4)
     return mel.masked_fill(masked[:, None], audio.mel_floor)
+
+
+def augment_wave(wave: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Another room and microphone for a sound (N,) at 16 kHz in [-1, 1]; loudness is not touched.
+
+    A slope over the frequencies (±6 dB at their ends), hills and valleys (±4 dB), coloured noise 5 to 45 dB below the
+    sound in two thirds of the samples, a telephone's band in a tenth.
+    """
+    frequency = np.fft.rfftfreq(len(wave), 1 / audio.sample_rate)
+    place = np.log2(np.maximum(frequency, 50) / 50) / np.log2(8000 / 50)  # 0 to 1 over the audible octaves
+    decibels = rng.uniform(-6, 6) * (2 * place - 1)
+    for waves in (1.5, 3.0):
+        decibels += rng.uniform(-4, 4) * np.sin(2 * np.pi * (waves * place + rng.random()))
+    gain = 10 ** (decibels / 20)
+    if rng.random() < 0.1:
+        gain = gain * ((frequency > 300) & (frequency < 3400))
+    heard = np.fft.irfft(np.fft.rfft(wave) * gain, len(wave))
+    if rng.random() < 2 / 3:
+        colour = 10 ** (rng.uniform(-15, 3) * place / 20)
+        noise = np.fft.irfft(np.fft.rfft(rng.standard_normal(len(wave))) * colour, len(wave))
+        loudness = max(float(np.sqrt(np.mean(heard**2))), 1e-3)
+        heard = heard + noise * (loudness * 10 ** (rng.uniform(-45, -5) / 20) / max(float(noise.std()), 1e-9))
+    return heard.clip(-1, 1)

@@ -17,6 +17,8 @@ from torch import Tensor
 
 from core.errors import JobError, ModelError, OutputError
 from core.nets.checkpoint import Net, load_net, save_net
+from core.nets.generator import Generator
+from core.nets.lipcode import shape_size
 from core.nets.syncnet import SyncNet, face_height, face_width
 from core.timing import mel_window_length
 
@@ -119,14 +121,16 @@ def inputs_of(net: Net, batch: int, seed: int = 0) -> dict[str, Tensor]:
     else:
         heard, pictures = net.config.audio_frames, {"face": (6, net.config.image_size, net.config.image_size)}
     inputs = {name: torch.rand(batch, *shape, generator=random) for name, shape in pictures.items()}
+    if isinstance(net, Generator) and net.ear:
+        return {**inputs, "shapes": torch.rand(batch, shape_size, generator=random) * 8 - 4}
     return {**inputs, "mel": torch.rand(batch, 1, 80, heard, generator=random) * 8 - 4}
 
 
 def export_onnx(net: Net, card: dict[str, Any], output: Path) -> float:
     """Writes a net as ONNX with its config and card in `metadata_props`, complete or not at all.
 
-    Inputs `face` (or `window`) and `mel`, output `picture` (or `cosine`), float32, as the net's forward has them; the
-    batch size is free.
+    Inputs `face` (or `window`) and `mel` (where the net has an ear: the `shapes` it heard), output `picture` (or
+    `cosine`), float32, as the net's forward has them; the batch size is free.
 
     Returns:
         Largest difference of onnxruntime's output from torch's, on random inputs of two batch sizes.

@@ -93,6 +93,9 @@ class GeneratorTask(Task):
         super().__init__()
         loss = settings.loss
         self.settings, self.loss_settings = settings, loss
+        if settings.model.speech_encoder:
+            hint = "Train its halves with `lipsync-train pretrain`, or leave model.speech_encoder empty."
+            raise JobError("A net with a speech encoder hears whole sentences, not the windows drawn here.", hint)
         self.generator = Generator(settings.model)
         if settings.start:
             start, _ = load_generator(Path(settings.start))
@@ -149,6 +152,7 @@ class GeneratorTask(Task):
         """The unweighted losses, and what was drawn (B T, 3, S, S)."""
         s, size = self.loss_settings, self.settings.model.image_size
         face, true = masked_pairs(batch)
+        assert self.generator.audio_encoder  # no speech encoder, see above
         audio = self.generator.audio_encoder(batch["mel"].flatten(0, 1).contiguous(memory_format=torch.channels_last))
         code = self.generator.lip_code
         drawn = self.generator.draw(face, code(audio) if code else audio)

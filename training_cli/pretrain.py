@@ -5,7 +5,7 @@ Between sound and picture such a net has only a mouth's shape in eight numbers (
 of every frame. So both halves can learn at once, each from what it needs:
 
 - `listen`: the audio encoder and the code's head learn to tell mouth shapes (training_cli.lips) from sound. Cheap, and
-  where overfitting threatens: augment the sound.
+  where overfitting threatens: augment the sound. With a speech encoder (core.nets.ear) only the ear's head learns.
 - `paint`: the U-Net and the code's voice learn to draw the mouth for its *true* shape. Picture and shape agree exactly,
   so nothing blurs for want of knowing the shape, and copying the reference's lips never pays.
 
@@ -40,13 +40,14 @@ from .data import DataSettings, Item, PictureWindows, SoundWindows, dev_seed
 from .fit import FitResult, FitSettings, Task, fit
 from .generator import masked_pairs, mouth_part
 from .losses import mouth_weights, perceptual_loss
+from .speech_spans import SpeechSpans
 
 Stage = Literal["listen", "paint"]
 stages: tuple[Stage, ...] = ("listen", "paint")
 frames_of_a_clip = 8
 """Frames that the audio encoder gets of every clip drawn: opening a clip costs more than a frame of it."""
 gain_samples = 256
-"""Dev clips' samples of 8 frames from which the code's gain is measured."""
+"""Dev clips' samples from which the code's gain is measured."""
 most_gain = 3.0
 
 
@@ -74,8 +75,10 @@ class PretrainSettings:
     """Weight of LPIPS, on the mouth's part of the crop."""
     lpips_trunk: str = ""
     """As in `generator`: AlexNet's weights, empty for torchvision's download, `efficientnet-lite0` or `untrained`."""
+    liveliness: float = 1.0
+    """Factor on the code's measured gain, 0.5 to 2: a drawing half that is unsure answers smaller than it is told."""
     listen: FitSettings = field(default_factory=FitSettings)
-    """First stage; a sample is 8 frames of a clip."""
+    """First stage; a sample is 8 frames of a clip, for a speech encoder 2 s of it."""
     paint: FitSettings = field(default_factory=FitSettings)
     """Second stage; a sample is one frame."""
 
@@ -111,24 +114,53 @@ class _Stage(Task):
 
 
 class Listen(_Stage):
-    """Mouth shapes from sound."""
+    """Mouth shapes from windows of sound."""
 
     name = "listen"
     parts = ("audio_encoder.", "lip_code.head.")
 
     def forward(self, batch: Item, step: int) -> dict[str, Tensor]:
-        return {"loss": F.smooth_l1_loss(self.heard(batch), batch["shapes"].flatten(0, 1))}
+        error, known = self._error(batch)
+        return {"loss": error.sum() / known.sum().clamp(min=1)}
 
     def heard(self, batch: Item) -> Tensor:
-        """Shapes (B n, 8) without the code's gain."""
+        """Shapes (B, n, 8) without the code's gain."""
+        assert self.code.head and self.generator.audio_encoder  # else the stage is ListenToSentences
         mel = batch["mel"].flatten(0, 1).contiguous(memory_format=torch.channels_last)
-        return self.code.head(map_statistics(self.generator.audio_encoder(mel))).float()
+        heard = self.code.head(map_statistics(self.generator.audio_encoder(mel)))
+        return heard.float().unflatten(0, batch["mel"].shape[:2])
+
+    def known(self, batch: Item) -> Tensor:
+        """(B, n): 1 where the true shape is known, else 0."""
+        return torch.ones(batch["shapes"].shape[:2], device=batch["shapes"].device)
 
     def evaluate(self, batches: Iterable[Item], step: int) -> dict[str, float]:
-        pairs = [(self.heard(batch), batch["shapes"].flatten(0, 1)) for batch in batches]
-        heard, true = torch.cat([p[0] for p in pairs]), torch.cat([p[1] for p in pairs])
-        r = torch.corrcoef(torch.stack([heard[:, 0], true[:, 0]]))[0, 1]
-        return {"loss": float(F.smooth_l1_loss(heard, true)), "opening_r": float(r)}
+        errors, heard, true = 0.0, [], []
+        for batch in batches:
+            known = self.known(batch) > 0
+            errors += float(self._error(batch)[0].sum())
+            heard.append(self.heard(batch)[known])
+            true.append(batch["shapes"][known])
+        openings = torch.stack([torch.cat(heard)[:, 0], torch.cat(true)[:, 0]])
+        return {"loss": errors / openings.shape[1], "opening_r": float(torch.corrcoef(openings)[0, 1])}
+
+    def _error(self, batch: Item) -> tuple[Tensor, Tensor]:
+        known = self.known(batch)
+        return F.smooth_l1_loss(self.heard(batch), batch["shapes"], reduction="none").mean(2) * known, known
+
+
+class ListenToSentences(Listen):
+    """Mouth shapes from spans of sound, behind a frozen speech encoder."""
+
+    parts = ("ear.head.",)
+    frozen = ("generator.ear.encoder",)
+
+    def heard(self, batch: Item) -> Tensor:
+        assert self.generator.ear
+        return self.generator.ear(batch["wave"]).float().transpose(1, 2)
+
+    def known(self, batch: Item) -> Tensor:
+        return batch["known"]
 
 
 class Paint(_Stage):
@@ -187,7 +219,7 @@ def pretrain(settings: PretrainSettings) -> FitResult:
         loop: FitSettings = getattr(settings, name)
         if settings.minutes:
             loop = replace(loop, minutes=max(0.01, settings.minutes - (time.monotonic() - begun) / 60))
-        stage = (Listen if name == "listen" else Paint)(settings, generator)
+        stage = _task(settings, name, generator)
         train, dev = _samples(settings, name, "train"), _samples(settings, name, "dev")
         result = fit(stage, train, dev, loop, folder / name, _of_stage(settings, name))
         if not result.finished:
@@ -196,17 +228,28 @@ def pretrain(settings: PretrainSettings) -> FitResult:
     if settings.only:
         return result
     for name in stages:
-        _take(generator, folder / name / f"{name}.safetensors", (Listen if name == "listen" else Paint).parts)
-    measure_gain(Listen(settings, generator), _samples(settings, "listen", "dev"))
+        _take(generator, folder / name / f"{name}.safetensors", _task(settings, name, generator).parts)
+    listen = _task(settings, "listen", generator)
+    assert isinstance(listen, Listen)
+    measure_gain(listen, _samples(settings, "listen", "dev"))
+    listen.code.gain.mul_(settings.liveliness)
     model = folder / "generator.safetensors"
     card = {"training": without_places(resolved(settings)), "evaluation": result.evaluation}
     save_net(model, generator, card, torch.float32)
     return replace(result, model=model)
 
 
+def _task(settings: PretrainSettings, stage: str, generator: Generator) -> _Stage:
+    if stage == "paint":
+        return Paint(settings, generator)
+    return (ListenToSentences if generator.ear else Listen)(settings, generator)
+
+
 def _generator(settings: PretrainSettings) -> Generator:
     if not settings.model.lip_code:
         raise JobError("Only a generator with a lip code can be pretrained.", "Set model.lip_code.")
+    if not 0.5 <= settings.liveliness <= 2:
+        raise JobError(f"The liveliness {settings.liveliness} is out of range.", "Use 0.5 to 2; 1 is as measured.")
     torch.manual_seed(settings.listen.seed)
     if not settings.start:
         return Generator(settings.model)
@@ -227,6 +270,8 @@ def _samples(settings: PretrainSettings, stage: str, split: str) -> Dataset[Item
     data = settings.data if split == "train" else DataSettings(settings.data.folder)
     seed = getattr(settings, stage).seed if split == "train" else dev_seed
     size, heard = settings.model.image_size, settings.model.audio_frames
+    if stage == "listen" and settings.model.speech_encoder:
+        return SpeechSpans(data, split, seed)
     if stage == "listen":
         return SoundWindows(data, split, frames_of_a_clip, heard, seed)
     return PictureWindows(data, split, 1, size, heard, seed)
@@ -236,15 +281,19 @@ def _samples(settings: PretrainSettings, stage: str, split: str) -> Dataset[Item
 def measure_gain(listen: Listen, dev: Dataset[Item]) -> None:
     """Sets the code's gain, true spread over heard spread of each number, from 1 to `most_gain`, and its bounds."""
     listen.eval()
-    pairs = []
-    for first in range(0, gain_samples, 64):
-        batch = default_collate([dev[number] for number in range(first, first + 64)])
-        pairs.append(torch.stack([listen.heard(batch).unflatten(0, (64, -1)), batch["shapes"]]))
-    heard, true = torch.cat(pairs, 1)
+    batches = [default_collate([dev[n] for n in range(first, first + 64)]) for first in range(0, gain_samples, 64)]
+    true, known = torch.cat([b["shapes"] for b in batches]), torch.cat([listen.known(b) for b in batches])
+    heard = torch.cat([listen.heard(batch) for batch in batches])
     rare = torch.tensor([0.01, 0.99])
-    listen.code.bounds.copy_(torch.quantile(true.flatten(0, 1), rare, dim=0))
-    heard, true = ((shapes - shapes.mean(1, keepdim=True)).square().mean((0, 1)).sqrt() for shapes in (heard, true))
-    listen.code.gain.copy_((true / heard.clamp(min=1e-6)).clamp(1, most_gain))
+    listen.code.bounds.copy_(torch.quantile(true[known > 0], rare, dim=0))
+
+    def spread(shapes: Tensor) -> Tensor:
+        """Within a sample."""
+        weights = known[..., None]
+        mean = (shapes * weights).sum(1, keepdim=True) / weights.sum(1, keepdim=True).clamp(min=1)
+        return ((shapes - mean).square() * weights).sum((0, 1)).sqrt()
+
+    listen.code.gain.copy_((spread(true) / spread(heard).clamp(min=1e-6)).clamp(1, most_gain))
 
 
 def _take(generator: Generator, path: Path, parts: tuple[str, ...]) -> None:

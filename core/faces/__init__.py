@@ -1,17 +1,23 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Where the face is in every frame, and the aligned crop of it that the nets see."""
+"""Where the faces are in every frame, and the aligned crop of one that the nets see."""
 
 from .align import Place, crop, expand, fit, place_aligned, place_box, smooth, uncrop
+from .follow import Follower
 from .mesh import lip_opening
-from .track import Track, Tracker
+from .track import Tracker
+from .tracks import FaceTrack, People, Track, follow_through
 
 __all__ = [
+    "FaceTrack",
+    "Follower",
+    "People",
     "Place",
     "Track",
     "Tracker",
     "crop",
     "expand",
     "fit",
+    "follow_through",
     "lip_opening",
     "place_aligned",
     "place_box",

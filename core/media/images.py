@@ -28,7 +28,7 @@ formats = {
     "tiff": ("rgb24", "rgba", "rgb48le", "rgba64le", "gray", "ya8", "gray16le", "ya16le"),
     "webp": ("yuv420p", "yuva420p", "bgra"),
     "bmp": ("bgr24", "bgra", "gray"),
-    "exr": ("gbrpf32le", "gbrapf32le", "grayf32le"),
+    "exr": ("gbrpf32le", "gbrapf32le", "grayf32le"),  # half too: the writer rounds back what was half
 }
 """Layouts each writer takes, as planes.repacked can make them."""
 
@@ -89,18 +89,18 @@ def encode_image(frame: av.VideoFrame, codec: str) -> bytes:
     encoder.color_range, encoder.colorspace = frame.color_range, frame.colorspace
     encoder.color_primaries, encoder.color_trc = frame.color_primaries, frame.color_trc
     encoder.thread_count = 1
-    encoder.options = _options(encoder.pix_fmt, codec)
+    encoder.options = _options(encoder.pix_fmt, codec, half="f16" in frame.format.name)
     packed = repacked(frame, encoder.pix_fmt)
     packed.pts, packed.time_base = 0, Fraction(1, 25)
     return b"".join(bytes(packet) for packet in [*encoder.encode(packed), *encoder.encode(None)])
 
 
-def _options(layout: str, codec: str) -> dict[str, str]:
+def _options(layout: str, codec: str, half: bool) -> dict[str, str]:
     return {
         "png": {"pred": "mixed"},
         "tiff": {"compression_algo": "deflate"},
         "webp": {"lossless": "1"} if layout == "bgra" else {"quality": "100"},
-        "exr": {"compression": "zip16", "format": "float"},
+        "exr": {"compression": "zip16", "format": "half" if half else "float"},
     }.get(codec, {})
 
 
@@ -134,4 +134,5 @@ def _unwritable(frame: av.VideoFrame, codec: str) -> MediaError:
 def _signature(pixel_format: av.VideoFormat) -> tuple:
     parts = pixel_format.components
     chroma = pixel_format.chroma_width(8), pixel_format.chroma_height(8)
-    return pixel_format.is_rgb, len(parts), parts[0].bits, chroma, pixel_format.name.startswith("yuvj")
+    bits = 32 if "f16" in pixel_format.name else parts[0].bits  # half fits into float
+    return pixel_format.is_rgb, len(parts), bits, chroma, pixel_format.name.startswith("yuvj")

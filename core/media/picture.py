@@ -34,11 +34,13 @@ class Picture:
         index: Blender's frame number in the source.
         frame: decoded frame in a layout of core.media.planes; never written to.
         rotation: quarter turns counter-clockwise that bring the frame upright.
+        path: the image file that holds this frame alone; empty: a movie's.
     """
 
-    def __init__(self, index: int, frame: av.VideoFrame, rotation: int = 0) -> None:
+    def __init__(self, index: int, frame: av.VideoFrame, rotation: int = 0, path: str = "") -> None:
         self.index = index
         self.rotation = rotation
+        self.path = path
         self._frame = frame
         self._owned = False
 
@@ -46,6 +48,11 @@ class Picture:
     def frame(self) -> av.VideoFrame:
         """The samples as they are now, in coded orientation. Read only."""
         return self._frame
+
+    @property
+    def changed(self) -> bool:
+        """Whether anything was laid over the frame."""
+        return self._owned
 
     def rgb(self) -> np.ndarray:
         """The upright picture as Blender shows it: (height, width, 3) uint8, without alpha.

@@ -13,6 +13,11 @@ exact_flags = (
 )
 """swscale without its usual rounding errors; POINT, so that chroma is repeated as Blender repeats it."""
 
+smooth_flags = (
+    Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT | Interpolation.FULL_CHR_H_INP
+)
+"""swscale for pictures that get other chroma than they had."""
+
 packed_orders = {
     "rgb24": "rgb", "bgr24": "bgr", "rgba": "rgba", "bgra": "bgra", "argb": "argb", "abgr": "abgr",
     "rgb48le": "rgb", "rgb48be": "rgb", "bgr48le": "bgr", "bgr48be": "bgr",
@@ -95,6 +100,37 @@ def repacked(frame: av.VideoFrame, name: str) -> av.VideoFrame:
     for part, target in components(new).items():
         target[...] = old[part] if part in old else _neutral(part, frame)
     return new
+
+
+def requantised(frame: av.VideoFrame, name: str) -> av.VideoFrame:
+    """`repacked`, also where `name` has other bits a sample: YUV is scaled by a power of two, as its levels are.
+
+    Never more bits than the frame has.
+    """
+    new = repacked(frame, name)
+    drop = bit_depth(frame) - bit_depth(new)
+    if drop <= 0:
+        return new
+    old = components(frame)
+    for part, target in components(new).items():
+        target[...] = np.minimum((old[part].astype(np.int32) + (1 << (drop - 1))) >> drop, (1 << bit_depth(new)) - 1)
+    carry_alpha(frame, new)
+    return new
+
+
+def carry_alpha(frame: av.VideoFrame, new: av.VideoFrame) -> None:
+    """Give `new` the alpha of `frame` where both have one, of whole numbers: swscale leaves opaque not quite opaque.
+
+    With fewer bits the lowest are cut off; with more the highest are repeated, so that either undoes the other.
+    """
+    old, target = components(frame), components(new)
+    if "a" not in old or "a" not in target or old["a"].dtype.kind == "f":
+        return
+    more = bit_depth(new) - bit_depth(frame)
+    values = old["a"].astype(np.int32)
+    if more > 0:
+        values = values << more | values >> max(bit_depth(frame) - more, 0)
+    target["a"][...] = values if more > 0 else values >> -more
 
 
 def _rows(plane: VideoPlane, dtype: np.dtype) -> np.ndarray:

@@ -19,6 +19,7 @@ from av.stream import Disposition, Stream
 from ..errors import MediaError
 from .images import decode_image
 from .planes import editable
+from .tags import Tags, no_tags, tags_of
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,20 @@ class SourceInfo:
     color_primaries: int = 2
     color_trc: int = 2
     """Colour tags as FFmpeg numbers them [ITU-T H.273]; 0 (range) and 2 mean untagged."""
+    profile: str = ""
+    """FFmpeg's name of the codec's profile; empty: it has none."""
+    field_order: int = 0
+    """2 to 5 as FFmpeg numbers the orders of interlaced fields; below: progressive."""
+    mastering_display: str = ""
+    """Of HDR footage, as x264 and x265 take it: G(x,y)B(x,y)R(x,y)WP(x,y)L(max,min) [SMPTE ST 2086]; empty: untold."""
+    content_light: str = ""
+    """Of HDR footage: MaxCLL,MaxFALL [CTA-861.3]; empty: untold."""
+    tags: Tags = no_tags
+
+    @property
+    def coded_size(self) -> tuple[int, int]:
+        """Width and height of a frame before it is turned upright."""
+        return (self.height, self.width) if self.rotation % 2 else (self.width, self.height)
 
     @property
     def path(self) -> str:
@@ -110,6 +125,11 @@ def probe(path: str) -> SourceInfo:
             colorspace=frame.colorspace,
             color_primaries=frame.color_primaries,
             color_trc=frame.color_trc,
+            profile=video.profile or "",
+            field_order=_field_order(frame, video),
+            mastering_display=_mastering_display(frame),
+            content_light=_content_light(frame),
+            tags=tags_of(container, video),
         )
 
 
@@ -202,6 +222,35 @@ def decoded(container: InputContainer, video: av.VideoStream) -> Iterator[av.Vid
                 continue
         if packet is None or not packet.size:
             return
+
+
+def _field_order(frame: av.VideoFrame, video: av.VideoStream) -> int:
+    """The order of an interlaced frame's fields; DV's is bottom first, all else without a word is top first."""
+    if not frame.interlaced_frame:
+        return 0
+    told = video.codec_context.field_order
+    return told if told > 1 else 3 if video.codec_context.name == "dvvideo" else 2
+
+
+def _mastering_display(frame: av.VideoFrame) -> str:
+    data = frame.side_data.get("MASTERING_DISPLAY_METADATA")
+    if data is None:
+        return ""
+    # AVMasteringDisplayMetadata: red, green, blue, white (x, y each), darkest, brightest; then what of it is there.
+    values = np.frombuffer(data, np.int32)
+    fractions = values[:20].reshape(10, 2)
+    if not (values[20] and values[21] and fractions[:, 1].all()):
+        return ""
+    part = [Fraction(int(over), int(under)) for over, under in fractions]
+    red, green, blue, white = (
+        f"({_rounded(x * 50000)},{_rounded(y * 50000)})" for x, y in zip(part[:8:2], part[1:8:2], strict=True)
+    )
+    return f"G{green}B{blue}R{red}WP{white}L({_rounded(part[9] * 10000)},{_rounded(part[8] * 10000)})"
+
+
+def _content_light(frame: av.VideoFrame) -> str:
+    data = frame.side_data.get("CONTENT_LIGHT_LEVEL")
+    return "" if data is None else ",".join(str(v) for v in np.frombuffer(data, np.uint32)[:2])
 
 
 def _frame_count(container: InputContainer, video: av.VideoStream, rate: Fraction) -> int:

@@ -67,7 +67,7 @@ def _read_images(info: SourceInfo, start: int, count: int) -> Iterator[Picture]:
                 f"{path} has {frame.width}x{frame.height} pixels, the first image {info.width}x{info.height}.",
                 "Use images of one size.",
             )
-        yield Picture(index, frame)
+        yield Picture(index, frame, path=path)
 
 
 def _from(container: InputContainer, info: SourceInfo, start: int) -> Iterator[tuple[int, av.VideoFrame]]:

@@ -23,32 +23,46 @@ Blocks = Iterator[tuple[int, np.ndarray]]
 
 usual_speakers = {1: "mono", 2: "stereo", 3: "2.1", 4: "4.0", 5: "5.0", 6: "5.1", 7: "6.1", 8: "7.1"}
 """Layouts by number of channels, for files that only say how many there are."""
+web_codecs = ("aac", "mp3", "mp3float")
+"""Sound that every browser plays, by FFmpeg's decoders."""
 aac_rates = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000)
 
 
-def source_tracks(info: SourceInfo, output: OutputContainer, begin: Fraction, length: Fraction) -> list[Track]:
+def source_tracks(
+    info: SourceInfo, output: OutputContainer, begin: Fraction, length: Fraction, quality: str = "high"
+) -> list[Track]:
     """Add every sound stream of the source to the output, cut to what belongs to its pictures.
 
-    Packets are copied where the output's container takes the codec; else they are encoded again.
+    Packets are copied where the output's container takes the codec, for the web only what browsers play; else they
+    are encoded again.
 
     Args:
         begin: time of the output's first picture on the source's clock.
         length: seconds of picture in the output.
+        quality: as for core.media.write.
     """
     with open_movie(info.path) as source:
         known = [number for number, stream in enumerate(source.streams.audio) if stream.codec_context is not None]
-        return [_source_track(info, output, number, source, begin, length) for number in known]
+        return [_source_track(info, output, number, source, begin, length, quality) for number in known]
 
 
-def speech_track(output: OutputContainer, samples: np.ndarray, rate: int, begin: Fraction, length: Fraction) -> Track:
+def speech_track(
+    output: OutputContainer,
+    samples: np.ndarray,
+    rate: int,
+    begin: Fraction,
+    length: Fraction,
+    quality: str = "high",
+) -> Track:
     """Add mono speech that starts `begin` seconds after the first picture (negative: before it).
 
     Args:
         samples: (n,) float32, -1..1.
         rate: samples per second.
         length: seconds of picture; silence fills what the speech does not.
+        quality: as for core.media.write.
     """
-    stream = _new_stream(output, rate, "mono")
+    stream = _new_stream(output, rate, "mono", quality)
     offset = round(begin * rate)
 
     def blocks() -> Blocks:
@@ -60,20 +74,30 @@ def speech_track(output: OutputContainer, samples: np.ndarray, rate: int, begin:
 
 
 def _source_track(
-    info: SourceInfo, output: OutputContainer, number: int, source: InputContainer, begin: Fraction, length: Fraction
+    info: SourceInfo,
+    output: OutputContainer,
+    number: int,
+    source: InputContainer,
+    begin: Fraction,
+    length: Fraction,
+    quality: str,
 ) -> Track:
     template = source.streams.audio[number]
-    if _takes(output.format.name, template):
+    wanted = quality != "web" or template.codec_context.name in web_codecs
+    if wanted and _takes(output.format.name, template):
         stream = output.add_stream_from_template(template)
         track = _copied(info, number, stream, begin, length, keep_early=output.format.name != "matroska")
     else:
         rate = template.codec_context.sample_rate
         layout = _speakers(template.codec_context.layout)
-        stream = _new_stream(output, rate, layout)
+        stream = _new_stream(output, rate, layout, quality)
         blocks = _decoded_blocks(info, number, begin, rate, layout)
         track = _encoded(stream, blocks, rate, round(length * rate))
-    if "language" in template.metadata:
-        stream.metadata["language"] = template.metadata["language"]
+    told = {key: value for key in ("language", "title", "handler_name") if (value := template.metadata.get(key))}
+    if "title" in told:
+        told["handler_name"] = told["title"]  # which is a track's name in .mov
+    stream.metadata.update(told)
+    stream.disposition = template.disposition
     return track
 
 
@@ -157,10 +181,15 @@ def _speakers(layout: av.AudioLayout) -> str:
     return usual_speakers.get(layout.nb_channels, "stereo") if layout.name.endswith("channels") else layout.name
 
 
-def _new_stream(output: OutputContainer, rate: int, layout: str) -> av.AudioStream:
-    """A stream for sound we encode: AAC; FLAC in Matroska, whose pictures would seem more by AAC's last block."""
+def _new_stream(output: OutputContainer, rate: int, layout: str, quality: str) -> av.AudioStream:
+    """A stream for sound we encode: AAC, or PCM beside a mezzanine's pictures.
+
+    In Matroska FLAC: its pictures would seem more by AAC's last block.
+    """
     if output.format.name == "matroska":
         return output.add_stream("flac", rate=rate, layout=layout)
+    if quality == "mezzanine":
+        return output.add_stream("pcm_s24le", rate=rate, layout=layout)
     stream = output.add_stream("aac", rate=rate if rate in aac_rates else 48000, layout=layout)
     channels = stream.codec_context.layout.nb_channels
     stream.codec_context.bit_rate = channels * min(128_000, 4 * stream.codec_context.sample_rate)

@@ -6,10 +6,10 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
-from dataclasses import dataclass
 from fractions import Fraction
+from pathlib import Path
 from typing import Protocol
 
 import av
@@ -18,29 +18,20 @@ from av.container import OutputContainer
 from av.error import FFmpegError
 
 from ..errors import OutputError
+from .encodings import Encoding, choose
+from .fields import interlaced, setter
 from .images import encode_image
-from .picture import Picture
-from .planes import repacked
+from .label import Label, add_xmp, dressed_image, is_record, record_path
+from .picture import Picture, bt601, luma_weights
+from .planes import carry_alpha, repacked, requantised, smooth_flags
 from .probe import SourceInfo
 from .sound import Track, source_tracks, speech_track
+from .tags import later, needs_free_keys, write_tags
 
-h264_layouts = ("yuv420p", "yuv422p", "yuv444p", "yuv420p10le", "yuv422p10le", "yuv444p10le")
-ffv1_layouts = {
-    "gbrap": "bgra", "rgba": "bgra", "argb": "bgra", "abgr": "bgra",
-    "rgb48le": "gbrp16le", "rgb48be": "gbrp16le", "bgr48le": "gbrp16le", "bgr48be": "gbrp16le",
-    "rgba64le": "gbrap16le", "rgba64be": "gbrap16le", "bgra64le": "gbrap16le", "bgra64be": "gbrap16le",
-    "gray16be": "gray16le",
-}  # fmt: skip
-"""Layouts FFV1 holds under another name, sample by sample."""
 threads = 4
-"""Encoder threads: fixed, because the bytes H.264 and FFV1 give depend on their number."""
-
-
-@dataclass(frozen=True)
-class _Encoding:
-    codec: str
-    pixel_format: str
-    options: dict[str, str]
+"""Encoder threads: fixed, because the bytes that most encoders give depend on their number."""
+stream_tags = ("title", "language", "reel_name")
+"""What the new picture stream says as the old one did; all else is about how the old one was coded."""
 
 
 class Writer(Protocol):
@@ -59,11 +50,6 @@ class Writer(Protocol):
         ...
 
 
-def suffixes(info: SourceInfo) -> tuple[str, ...]:
-    """File name endings whose containers hold this movie's pictures unchanged, the best one first."""
-    return _suffixes_of(_encoding(info, "high").codec)
-
-
 def check_output(info: SourceInfo, output: str, quality: str = "high") -> None:
     """Refuse, before any work is done, an output that `write` could not make.
 
@@ -77,7 +63,8 @@ def check_output(info: SourceInfo, output: str, quality: str = "high") -> None:
     if not os.access(folder, os.W_OK):
         raise OutputError(f"The folder {folder} cannot be written to.")
     if info.kind == "movie":
-        _encoding_for(info, quality, os.path.splitext(name)[1])
+        choose(info, quality, os.path.splitext(name)[1])
+        _refuse_record(record_path(output, info.kind))
 
 
 @contextmanager
@@ -90,21 +77,27 @@ def write(
     start: int = 0,
     count: int,
     speech: tuple[np.ndarray, int, Fraction] | None = None,
+    label: Label | None = None,
 ) -> Iterator[Writer]:
     """Write `count` pictures as a movie, or for an image sequence as a folder of images with the source's names.
+
+    A movie gets the source's tags, timecode and chapters. An image that was not changed is the source's file again,
+    byte for byte; one that was changed gets the source's metadata (PNG and JPEG).
 
     The output grows under a temporary name beside its place (`.NAME.TOKEN.part` and the ending) and is moved there
     at a clean end. On any exception the temporary is removed and nothing is left.
 
     Args:
-        info: the source, whose size, rate, colour tags, rotation and pixel aspect the movie gets.
+        info: the source, whose size, rate, colour tags, field order, rotation and pixel aspect the movie gets.
         output: file (.mp4, .mov, .mkv) or folder that does not exist yet.
-        quality: `high` (H.264, mean error well under half a level) or `lossless` (none). Images are always written
-            as well as their kind of file can.
+        quality: `high` (the source's codec if it is ProRes, DNxHR, HEVC or FFV1 and the container holds it, else
+            H.264; mean error well under half a level), `lossless` (none), `mezzanine` (ProRes) or `web` (H.264 of 8
+            bit 4:2:0 that plays while it loads). Images are always written as well as their kind of file can.
         sound: `source` (the source's streams, cut to the pictures), `speech`, or `none`. Images have no sound.
         start: the source frame of the first picture; the sound is taken from there.
         count: pictures that will be added.
         speech: (mono float32 samples, sample rate, seconds from the first picture to the first sample).
+        label: what the output says of how it was made; its record comes into place with it.
 
     Raises:
         OutputError: the output exists, its folder cannot be written, its container cannot hold the pictures, or
@@ -112,13 +105,15 @@ def write(
     """
     check_output(info, output, quality)
     folder, name = os.path.split(os.path.abspath(output))
-    suffix = "" if info.kind == "images" else os.path.splitext(name)[1]
+    suffix = "" if info.kind == "images" else os.path.splitext(name)[1].lower()
     temporary = os.path.join(folder, f".{name}.{secrets.token_hex(4)}.part{suffix}")
+    record = record_path(os.path.abspath(output), info.kind)
+    temporary_record = f"{temporary}.json"
     opened: AbstractContextManager[Writer]
     if info.kind == "images":
-        opened = _image_writer(info, output, temporary, start, count)
+        opened = _image_writer(info, output, temporary, start, count, label)
     else:
-        movie = _MovieWriter(info, output, temporary, _encoding_for(info, quality, suffix))
+        movie = _MovieWriter(info, output, temporary, quality, label)
         opened = movie.opened(sound, start, count, speech)
     try:
         with opened as writer:
@@ -126,19 +121,36 @@ def write(
             if writer.written != count:
                 raise OutputError(f"{output} would have {writer.written} frames, not {count}.", "Report this as a bug.")
         with _output_errors(output):
+            if label and info.kind == "images":
+                _write_new(os.path.join(temporary, os.path.basename(record)), label.record)
+            elif label:
+                _label_movie(temporary, info.path, label)
+                _write_new(temporary_record, label.record)
             _refuse_existing(output)
-            os.replace(temporary, output)
+            if label and info.kind == "movie":
+                _refuse_record(record)
+                os.replace(temporary_record, record)  # first: no movie may be there without it
+            try:
+                os.replace(temporary, output)
+            except OSError:
+                if label and info.kind == "movie":
+                    _remove(record)
+                raise
     finally:
         _remove(temporary)
+        _remove(temporary_record)
 
 
 class _MovieWriter:
-    def __init__(self, info: SourceInfo, output: str, temporary: str, encoding: _Encoding) -> None:
+    def __init__(self, info: SourceInfo, output: str, temporary: str, quality: str, label: Label | None) -> None:
         self.written = 0
         self._output = output
         self._info = info
         self._temporary = temporary
-        self._encoding = encoding
+        self._quality = quality
+        self._encoding = choose(info, quality, os.path.splitext(output)[1])
+        self._label = label
+        self._fields = setter(info)
         self._container: OutputContainer | None = None
         self._tracks: list[Track] = []
 
@@ -158,17 +170,24 @@ class _MovieWriter:
     def _open(self, sound: str, start: int, count: int, speech: tuple[np.ndarray, int, Fraction] | None) -> None:
         info = self._info
         # bitexact: no library versions and no random numbers in the file.
-        self._container = av.open(f"file:{self._temporary}", "w", container_options={"fflags": "+bitexact"})
+        options = {"fflags": "+bitexact"}
+        movflags = self._encoding.movflags + ("+use_metadata_tags" if needs_free_keys(info.tags) else "")
+        if movflags and not self._temporary.endswith(".mkv"):
+            options["movflags"] = movflags
+        self._container = av.open(f"file:{self._temporary}", "w", container_options=options)
         self._video = _video_stream(self._container, info, self._encoding)
-        length = count / info.rate
+        length, begin = count / info.rate, info.start + start / info.rate
+        write_tags(self._container, info.tags, begin, length, later(info.tags.timecode, start, info.rate))
+        if self._label and self._label.comment:
+            _add_label(self._container, self._label)
         if sound == "source" and info.has_sound:
-            self._tracks = source_tracks(info, self._container, info.start + start / info.rate, length)
+            self._tracks = source_tracks(info, self._container, begin, length, self._quality)
         elif sound == "speech" and speech is not None:
-            self._tracks = [speech_track(self._container, *speech, length)]
+            self._tracks = [speech_track(self._container, *speech, length, self._quality)]
         self._waiting = [next(track, None) for track in self._tracks]
 
     def add(self, picture: Picture) -> None:
-        frame = repacked(picture.frame, self._encoding.pixel_format)
+        frame = self._fields(_as_coded(picture.frame, self._info, self._encoding))
         frame.pts, frame.time_base = self.written, 1 / self._info.rate
         self.written += 1
         with _output_errors(self._output):
@@ -203,102 +222,117 @@ class _MovieWriter:
 
 
 class _ImageWriter:
-    def __init__(self, output: str, temporary: str, names: list[str], codec: str) -> None:
+    def __init__(self, output: str, temporary: str, names: list[str], codec: str, label: Label | None) -> None:
         self.written = 0
         self._output = output
         self._temporary = temporary
         self._names = names
         self._codec = codec
+        self._label = label
 
     def add(self, picture: Picture) -> None:
-        data = encode_image(picture.frame, self._codec)
         path = os.path.join(self._temporary, self._names[self.written])
-        with _output_errors(self._output), open(path, "xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+        original = Path(picture.path).read_bytes() if picture.path else b""
+        data = original
+        if picture.changed or not original:
+            xmp = self._label.xmp if self._label and picture.changed else b""
+            data = dressed_image(encode_image(picture.frame, self._codec), original, self._codec, xmp)
+        with _output_errors(self._output):
+            _write_new(path, data)
+            if picture.changed and self._label and self._label.sign:
+                _sign(path, picture.path, self._label.sign)
         self.written += 1
 
 
 @contextmanager
-def _image_writer(info: SourceInfo, output: str, temporary: str, start: int, count: int) -> Iterator[Writer]:
+def _image_writer(
+    info: SourceInfo, output: str, temporary: str, start: int, count: int, label: Label | None
+) -> Iterator[Writer]:
     names = [os.path.basename(path) for path in info.paths[start : start + count]]
     if len(set(names)) != len(names):
         raise OutputError("Two images of the sequence have the same file name.", "Give the images different names.")
     with _output_errors(output):
         os.mkdir(temporary)
-    yield _ImageWriter(output, temporary, names, info.codec)
+    yield _ImageWriter(output, temporary, names, info.codec, label)
 
 
-def _encoding(info: SourceInfo, quality: str) -> _Encoding:
-    """The codec and layout that keep this movie's samples: H.264 where it can, else FFV1."""
-    lossless = quality == "lossless"
-    own = info.pixel_format.replace("yuvj", "yuv")
-    if own in ("gbrp", "rgb24", "bgr24"):
-        return _Encoding("libx264rgb", "rgb24", _h264_options(lossless))
-    if own in h264_layouts and _even_enough(info, av.VideoFormat(own)):
-        # x264 spends less on chroma where there is one for every pixel; here it is worth as much.
-        fine_chroma = {"x264-params": "chroma-qp-offset=-6"} if own.startswith("yuv444") and not lossless else {}
-        return _Encoding("libx264", own, {**_h264_options(lossless), **fine_chroma})
-    layout = ffv1_layouts.get(own, own)
-    known = [f.name for f in av.Codec("ffv1", "w").video_formats or []]
-    if layout not in known:
-        raise OutputError(f"No codec keeps {own} pixels unchanged in a movie.", "Render the strip to PNG images first.")
-    return _Encoding("ffv1", layout, {"level": "3", "slicecrc": "1"})
-
-
-def _even_enough(info: SourceInfo, pixel_format: av.VideoFormat) -> bool:
-    """Whether the size is in whole chroma samples: H.264 knows no other."""
-    width, height = _coded_size(info)
-    across, down = 2 // pixel_format.chroma_width(2), 2 // pixel_format.chroma_height(2)
-    return width % across == 0 and height % down == 0
-
-
-def _coded_size(info: SourceInfo) -> tuple[int, int]:
-    return (info.height, info.width) if info.rotation % 2 else (info.width, info.height)
-
-
-def _h264_options(lossless: bool) -> dict[str, str]:
-    # At this rate even the grainiest frame keeps its RGB within half a level on average, also with a quick preset.
-    # B-frames would only slow down a sequencer that seeks all the time.
-    return {"preset": "superfast", "bf": "0", **({"qp": "0"} if lossless else {"crf": "2"})}
-
-
-def _encoding_for(info: SourceInfo, quality: str, suffix: str) -> _Encoding:
-    """The encoding, once it is clear that the container of this file name ending takes it."""
-    if suffix.lower() not in (".mp4", ".mov", ".mkv"):
-        kind = suffix or "a file without an ending"
-        raise OutputError(f"Movies cannot be written as {kind}.", "Name the output .mp4, .mov or .mkv.")
-    encoding = _encoding(info, quality)
-    fitting = _suffixes_of(encoding.codec)
-    if suffix.lower() not in fitting:
-        raise OutputError(
-            f"A {suffix} file cannot hold {info.pixel_format} pixels unchanged.", f"Name it {' or '.join(fitting)}."
+def _as_coded(frame: av.VideoFrame, info: SourceInfo, encoding: Encoding) -> av.VideoFrame:
+    """A new frame as the encoder takes it, with the tags that some encoders read there and not from the stream."""
+    if encoding.keeps:
+        new = requantised(frame, encoding.pixel_format)
+    else:
+        known = frame.colorspace if frame.colorspace in luma_weights else bt601
+        shown = frame.reformat(
+            format=encoding.pixel_format,
+            src_colorspace=known,
+            dst_colorspace=encoding.colorspace or known,
+            dst_color_range=encoding.color_range,
+            interpolation=smooth_flags,
         )
-    return encoding
+        new = repacked(shown, encoding.pixel_format)
+        carry_alpha(frame, new)
+    new.color_range, new.colorspace = _range_and_matrix(info, encoding)
+    new.color_primaries, new.color_trc = info.color_primaries, info.color_trc
+    return new
 
 
-def _suffixes_of(codec: str) -> tuple[str, ...]:
-    return (".mkv", ".mp4") if codec == "ffv1" else (".mp4", ".mov", ".mkv")
+def _range_and_matrix(info: SourceInfo, encoding: Encoding) -> tuple[int, int]:
+    return encoding.color_range or info.color_range, encoding.colorspace or info.colorspace
 
 
-def _video_stream(container: OutputContainer, info: SourceInfo, encoding: _Encoding) -> av.VideoStream:
-    width, height = _coded_size(info)
+def _video_stream(container: OutputContainer, info: SourceInfo, encoding: Encoding) -> av.VideoStream:
+    width, height = info.coded_size
     stream = container.add_stream(encoding.codec, rate=info.rate, options=encoding.options, width=width, height=height)
     assert isinstance(stream, av.VideoStream)
     context = stream.codec_context
     context.pix_fmt = encoding.pixel_format
     context.time_base = 1 / info.rate
     context.thread_count = threads
-    # A key frame at least every half second keeps scrubbing quick.
-    context.gop_size = 1 if encoding.codec == "ffv1" else max(1, round(info.rate / 2))
-    context.color_range, context.colorspace = info.color_range, info.colorspace
+    context.gop_size = max(1, round(info.rate * encoding.key_frames))
+    context.color_range, context.colorspace = _range_and_matrix(info, encoding)
     context.color_primaries, context.color_trc = info.color_primaries, info.color_trc
+    if encoding.tag and not container.format.name.startswith("matroska"):
+        context.codec_tag = encoding.tag
+    if interlaced(info):
+        context.field_order = info.field_order
+    stream.metadata.update({key: value for key, value in info.tags.video if key in stream_tags})
     if info.sample_aspect_ratio:
         context.sample_aspect_ratio = info.sample_aspect_ratio
     if info.display_matrix:
         stream.set_display_matrix(info.display_matrix)
     return stream
+
+
+def _add_label(container: OutputContainer, label: Label) -> None:
+    """The sentence after what the source says already, once."""
+    old = container.metadata.get("comment", "")
+    if label.comment not in old:
+        container.metadata["comment"] = f"{old}\n{label.comment}" if old else label.comment
+    container.metadata["digital_source_type"] = label.source_type
+
+
+def _label_movie(path: str, original: str, label: Label) -> None:
+    if label.xmp and not path.endswith(".mkv"):
+        add_xmp(path, label.xmp)
+    if label.xmp and label.sign:
+        _sign(path, original, label.sign)
+
+
+def _sign(path: str, original: str, sign: Callable[[str, str, str], None]) -> None:
+    root, suffix = os.path.splitext(path)
+    signed = f"{root}.signed{suffix}"
+    try:
+        sign(path, signed, original)
+        os.replace(signed, path)
+    finally:
+        _remove(signed)
+
+
+def _write_new(path: str, data: bytes) -> None:
+    with open(path, "xb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 @contextmanager
@@ -314,6 +348,11 @@ def _output_errors(output: str) -> Iterator[None]:
 def _refuse_existing(output: str) -> None:
     if os.path.lexists(output):
         raise OutputError(f"{output} exists already.", "Choose another name; nothing is ever overwritten.")
+
+
+def _refuse_record(record: str) -> None:
+    if os.path.lexists(record) and not is_record(record):
+        raise OutputError(f"{record} exists already.", "Choose another name; nothing is ever overwritten.")
 
 
 def _remove(temporary: str) -> None:

@@ -14,10 +14,13 @@ from ..errors import ModelError
 from ..timing import mel_window_length
 from .align import AlignBlock
 from .blocks import ConvBlock, ResidualBlock, UpBlock, hearing, scaled
+from .ear import Ear
 from .lipcode import LipCode
 from .rules import InputRules, our_rules
 from .warp import channels as warp_channels
 from .warp import warp
+
+whisper = "whisper-tiny"
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,9 @@ class GeneratorConfig:
     """Mel frames heard for a picture, 80 a second, as many before its middle as after it: even, from 16 to 64."""
     lip_code: bool = False
     """The sound reaches the picture only through a mouth's shape of eight numbers (lipcode.py). Beyond the paper."""
+    speech_encoder: str = ""
+    """Empty: Wav2Lip's encoder of mel windows. `whisper-tiny`: Whisper's of whole sentences (ear.py), which needs a lip
+    code. Beyond the paper."""
     warp: bool = False
     """The net moves the reference's pixels and paints only what they cannot show (warp.py). Beyond the paper."""
 
@@ -56,6 +62,12 @@ class GeneratorConfig:
                 f"Without alignment modules the net cannot hear {self.audio_frames} mel frames.",
                 f"Its two maps are joined place by place: use {mel_window_length}, or one alignment module and more.",
             )
+        if self.speech_encoder not in ("", whisper):
+            raise ModelError(
+                f"There is no speech encoder {self.speech_encoder!r}.", f"Use {whisper!r}, or none for Wav2Lip's own."
+            )
+        if self.speech_encoder and not self.lip_code:
+            raise ModelError("A speech encoder tells mouth shapes, and this net takes none.", "Set lip_code too.")
         if not self.align_blocks and self.lip_code:
             raise ModelError(
                 "A net without alignment modules takes no lip code.",
@@ -80,9 +92,10 @@ class AudioEncoder(nn.Sequential):
 class Generator(nn.Module):
     """Draws the lower half of a face to a sound.
 
-    forward(face, mel):
+    forward(face, sound):
         face: (B, 6, S, S) in [0, 1]: the face with its lower half zero, then a reference of the same person, RGB each.
-        mel: (B, 1, 80, audio_frames) log-mel in [-4, 4].
+        sound: (B, 1, 80, audio_frames) log-mel in [-4, 4]; of a net with a speech encoder (B, 8), the mouth shapes that
+            its `ear` heard.
         fine: (B, 3, F, F) the same reference with F pixels a side, of a net with `warp`; None: the one in `face`.
         Returns (B, 3, S, S) in [0, 1], with `fine` (B, 3, F, F).
     """
@@ -108,9 +121,10 @@ class Generator(nn.Module):
                 nn.Sequential(ConvBlock(c(128), c(256), 3, 2, 1), *residual(c(256), 2)),
             ]
         )
-        self.audio_encoder = AudioEncoder(c(32), c(64), c(128), c(256))
+        self.ear = Ear() if config.speech_encoder else None
+        self.audio_encoder = None if self.ear else AudioEncoder(c(32), c(64), c(128), c(256))
         self.audio_channels = c(256)
-        self.lip_code = LipCode(c(256)) if config.lip_code else None
+        self.lip_code = LipCode(c(256), head=not self.ear) if config.lip_code else None
         bottom = config.image_size // 16
         self.align = nn.ModuleList(AlignBlock(c(256), bottom, config.ffc_ratio) for _ in range(config.align_blocks))
         self.decoder = nn.ModuleList(
@@ -129,12 +143,15 @@ class Generator(nn.Module):
             last.bias.data[:3] = torch.tensor([0.0, 0.0, 2.0])
         self.output = nn.Sequential(ConvBlock(c(64) + c(16), c(32), 3, 1, 1), last)
 
-    def forward(self, face: Tensor, mel: Tensor, fine: Tensor | None = None) -> Tensor:
-        return self.draw(face, self.hear(mel), fine)
+    def forward(self, face: Tensor, sound: Tensor, fine: Tensor | None = None) -> Tensor:
+        return self.draw(face, self.hear(sound), fine)
 
-    def hear(self, mel: Tensor) -> Tensor:
-        """The audio map (B, C, 6, W) of mel windows; with a lip code (B, C, 2, 1)."""
-        audio = self.audio_encoder(mel)
+    def hear(self, sound: Tensor) -> Tensor:
+        """The audio map (B, C, 6, W) of mel windows; with a lip code (B, C, 2, 1) of them or of heard shapes."""
+        if self.audio_encoder is None:
+            assert self.lip_code  # GeneratorConfig sees to it
+            return self.lip_code.say(sound)
+        audio = self.audio_encoder(sound)
         return self.lip_code(audio) if self.lip_code else audio
 
     def draw(self, face: Tensor, audio: Tensor, fine: Tensor | None = None) -> Tensor:

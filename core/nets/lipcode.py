@@ -18,12 +18,13 @@ class LipCode(nn.Module):
     """Audio map (B, C, H, W) → mouth shape (B, 8) → a map (B, C, 2, 1) with the statistics that draw this shape.
 
     AdaIN (equation 2) takes two numbers a channel from the audio map, so a map of two places can say all of it. The
-    halves can be trained apart, each from what it needs: `head` from sound, `voice` from pictures.
+    halves can be trained apart, each from what it needs: `head` from sound, `voice` from pictures. Where another net
+    tells the shapes from the sound (core.nets.ear), the code has no head.
     """
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, head: bool = True) -> None:
         super().__init__()
-        self.head = LipHead(channels)
+        self.head = LipHead(channels) if head else None
         self.voice = nn.Sequential(nn.Linear(shape_size, hidden), nn.ReLU(), nn.Linear(hidden, 2 * channels))
         self.register_buffer("gain", torch.ones(shape_size))
         self.register_buffer("bounds", torch.tensor([[-most], [most]]).repeat(1, shape_size))
@@ -35,7 +36,12 @@ class LipCode(nn.Module):
     """(2, 8) least and most of each number that mouths show: none is more shut than shut, whatever the gain."""
 
     def forward(self, audio_map: Tensor) -> Tensor:
-        return self.speak((self.head(map_statistics(audio_map)) * self.gain).clamp(*self.bounds))
+        assert self.head  # else the shapes are there: see `say`
+        return self.say(self.head(map_statistics(audio_map)))
+
+    def say(self, heard: Tensor) -> Tensor:
+        """The map for shapes (B, 8) as they were heard: with the code's gain, within its bounds."""
+        return self.speak((heard * self.gain).clamp(*self.bounds))
 
     def speak(self, shapes: Tensor) -> Tensor:
         """The map for given shapes (B, 8) in [-4, 4]."""

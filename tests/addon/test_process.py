@@ -69,7 +69,8 @@ def test_a_runtime_is_checked_before_it_is_used(tmp_path):
     with pytest.raises(errors.LipSyncError, match="does not answer as a Python"):
         runtime.check(text)
     venv.create(tmp_path / "bare", with_pip=False)
-    with pytest.raises(errors.LipSyncError, match="has no av, cv2, mediapipe, numpy, safetensors, scipy, torch"):
+    missing = "has no av, cv2, mediapipe, numpy, onnxruntime, platformdirs, safetensors, scipy, silero_vad, torch"
+    with pytest.raises(errors.LipSyncError, match=missing):
         runtime.check(runtime.own_python(tmp_path / "bare"))
 
 

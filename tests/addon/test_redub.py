@@ -319,6 +319,17 @@ def test_the_named_sound_alone_is_used_even_if_it_is_muted(cut, echo, tmp_path):
     assert len(clicks) and all(abs(i - 1.2 * 16000) < 20 for i in clicks)
 
 
+def test_what_the_scene_says_about_silence_reaches_the_worker(cut, echo, tmp_path):
+    """Else the panel's choice would change nothing, without a word."""
+    clip = footage.movie(tmp_path / "clip.mp4", 30)
+    cut.movie(clip)
+    cut.speech()
+    for choice in ("rest", "keep"):
+        cut.scene.lipsync.silence = choice
+        assert cut.redub() == {"FINISHED"}
+    assert [job["silence"] for job in cut.jobs(echo)] == ["rest", "keep"]
+
+
 def test_frames_that_a_handle_may_show_later_have_their_speech(cut, echo, tmp_path):
     """Less than a second is trimmed, so all frames are made: the lips of the hidden ones must not be dumb."""
     strip = cut.movie(footage.movie(tmp_path / "clip.mp4", 60), start=26)

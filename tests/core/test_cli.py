@@ -76,7 +76,7 @@ def test_images_are_named_by_folder_or_pattern(inputs: list[str], tmp_path: Path
     output = tmp_path / "out"
     command = ["redub", str(tmp_path / name), *inputs[1:], "-o", str(output), "--rate", "24000/1001"]
     assert cli.main(command) == 0
-    assert sorted(os.listdir(output)) == ["shot_0009.png", "shot_0010.png", "shot_0011.png"]
+    assert sorted(os.listdir(output)) == ["out.lipsync.json", "shot_0009.png", "shot_0010.png", "shot_0011.png"]
 
 
 def test_images_without_a_rate_are_refused(
@@ -229,7 +229,7 @@ def test_an_interrupted_batch_says_what_is_done(
     assert "line 2" in err
     assert "complete" in err
     assert "nothing was changed" not in err
-    assert sorted(os.listdir(tmp_path)) == ["a.mkv", "jobs.jsonl"]
+    assert sorted(os.listdir(tmp_path)) == ["a.mkv", "a.mkv.lipsync.json", "jobs.jsonl"]
 
 
 def test_the_doctor_names_what_is_missing(

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -53,7 +54,7 @@ def seen(
     save_net(folder / "wav2lip.safetensors", Wav2Lip(), {})
     clip, seen.speech = str(make_clip(frames)), str(make_speech(1.2))
     output = folder / "out.mkv"
-    generate, patch, finish = Engine.generate, compose.patch, faces.Tracker.finish
+    generate, patch, follow_through = Engine.generate, compose.patch, faces.follow_through
 
     def watched_generate(self: Engine, crops: np.ndarray, references: np.ndarray, mels: np.ndarray) -> np.ndarray:
         seen.faces.extend(crops)
@@ -69,14 +70,14 @@ def seen(
         seen.masks.append(mask)
         return made
 
-    def watched_finish(self: faces.Tracker) -> faces.Track:
-        seen.track = finish(self)
+    def watched_follow_through(*arguments: Any) -> faces.Track:
+        seen.track = follow_through(*arguments)
         return seen.track
 
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(Engine, "generate", watched_generate)
         patched.setattr(compose, "patch", watched_patch)
-        patched.setattr(faces.Tracker, "finish", watched_finish)
+        patched.setattr(faces, "follow_through", watched_follow_through)
         seen.result = redub.run(
             RedubJob(
                 video=clip,
@@ -87,6 +88,7 @@ def seen(
                 device="cpu",
                 quality="lossless",
                 sound="none",
+                silence="off",  # its sound is no voice
             )
         )
     seen.before = [picture.rgb() for picture in media.read(media.probe(clip))]

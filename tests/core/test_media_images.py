@@ -21,7 +21,7 @@ kinds = [
     ("png", "rgb24"), ("png", "rgba"), ("png", "gray"), ("png", "rgb48be"), ("png", "rgba64be"), ("png", "gray16be"),
     ("png", "ya8"), ("tiff", "rgb24"), ("tiff", "rgba"), ("tiff", "rgb48le"), ("tiff", "rgba64le"),
     ("tiff", "gray16le"), ("bmp", "bgr24"), ("bmp", "bgra"), ("webp", "bgra"), ("exr", "gbrpf32le"),
-    ("exr", "gbrapf32le"),
+    ("exr", "gbrapf32le"), ("exr half", "gbrpf32le"),
 ]  # fmt: skip
 lossy = [("mjpeg", "yuvj420p"), ("mjpeg", "yuvj422p"), ("mjpeg", "yuvj444p"), ("webp", "yuv420p")]
 endings = {"mjpeg": "jpg", "tiff": "tif"}
@@ -31,11 +31,14 @@ def make_images(folder: Path, codec: str, pixel_format: str, count: int = 3) -> 
     """An image sequence by FFmpeg's own writers, with noise in the low bits of deep formats."""
     folder.mkdir(exist_ok=True)
     paths = []
+    half, codec = codec == "exr half", codec.removesuffix(" half")
     random = np.random.default_rng(0)
     for number in range(count):
         encoder = av.VideoCodecContext.create({"webp": "libwebp"}.get(codec, codec), "w")
         assert isinstance(encoder, av.VideoCodecContext)
         encoder.width, encoder.height, encoder.pix_fmt, encoder.time_base = 96, 64, pixel_format, Fraction(1, 25)
+        if half:
+            encoder.options = {"format": "half"}
         if codec == "webp" and pixel_format == "bgra":
             encoder.options = {"lossless": "1"}
         source = av.VideoFrame.from_ndarray(barcode(number), format="rgb24")
@@ -62,8 +65,9 @@ def make_images(folder: Path, codec: str, pixel_format: str, count: int = 3) -> 
 def redo(info: SourceInfo, output: Path, patch: bool = False) -> SourceInfo:
     with write(info, str(output), count=info.frames) as writer:
         for picture in read(info):
-            if patch:
-                picture.blend(40, 40, np.full((12, 20, 3), 250, np.float32), np.ones((12, 20), np.float32))
+            # A file is copied where nothing is laid over it: what moves no sample has it written anew.
+            strength = 1 if patch else 1e-6
+            picture.blend(40, 40, np.full((12, 20, 3), 250, np.float32), np.full((12, 20), strength, np.float32))
             writer.add(picture)
     return probe_images([str(output / Path(path).name) for path in info.paths], info.rate)
 

@@ -35,7 +35,7 @@ def test_the_papers_network_has_its_parameters_and_maps():
     assert count(net) == 14_261_315
     assert count(Generator(GeneratorConfig(cbam=False))) == 14_175_859
     with torch.inference_mode():
-        assert net.audio_encoder(torch.zeros(1, 1, 80, 16)).shape == (1, 256, 6, 6)
+        assert cast(nn.Module, net.audio_encoder)(torch.zeros(1, 1, 80, 16)).shape == (1, 256, 6, 6)
         x = torch.zeros(1, 6, 96, 96)
         shapes = []
         for level in net.encoder:

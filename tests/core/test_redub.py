@@ -168,7 +168,7 @@ def test_an_image_sequence_becomes_one_with_the_same_names(make_job: MakeJob, tm
     )
     result = redub.run(job)
     assert result.images == tuple(names[1:])
-    assert left_in(output) == names[1:]
+    assert left_in(output) == [*names[1:], "take 1.lipsync.json"]
     assert left_in(tmp_path) == ["in", "take 1"]
     before, after = (cv2.imread(str(f / names[3])) for f in (folder, output))
     assert (before[:90] == after[:90]).all()
@@ -209,13 +209,13 @@ def test_the_movies_own_rate_may_be_said_and_another_only_without_the_speech_as_
 @pytest.fixture
 def many_shots(monkeypatch: pytest.MonkeyPatch) -> None:
     """The face is followed as ever, but every ten frames count as a shot of their own."""
-    follow = redub._follow_face
+    follow = redub._follow_faces
 
-    def cut(*arguments: Any) -> Track:
-        track = follow(*arguments)
-        return replace(track, shot=np.arange(len(track.found), dtype=np.int32) // 10)
+    def cut(*arguments: Any) -> list[Track]:
+        tracks = follow(*arguments)
+        return [replace(track, shot=np.arange(len(track.found), dtype=np.int32) // 10) for track in tracks]
 
-    monkeypatch.setattr(redub, "_follow_face", cut)
+    monkeypatch.setattr(redub, "_follow_faces", cut)
 
 
 @pytest.fixture
@@ -236,10 +236,10 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 @pytest.mark.usefixtures("many_shots")
-def test_footage_with_many_cuts_is_read_three_times_not_once_a_cut(make_job: MakeJob, reads: list[int]) -> None:
+def test_footage_with_many_cuts_is_read_four_times_not_once_a_cut(make_job: MakeJob, reads: list[int]) -> None:
     """Most containers are decoded from their beginning: a read for each reference would take hours of an hour."""
     redub.run(make_job())
-    assert len(reads) == 3
+    assert len(reads) == 4
     assert max(reads) == frames
 
 
@@ -264,7 +264,8 @@ def test_each_shot_gets_the_sharpest_of_its_own_candidates(make_job: MakeJob, tm
             cv2.imwrite(name, picture.rgb()[..., ::-1])
         job = replace(job, video="", images=tuple(names), rate=Fraction(25))
     shot = redub._open(job)
-    track = redub._follow_face(shot, lambda frame: None)
+    speeches = [redub._hear(job, job.face, job.speech, job.speech_start)]
+    [track] = redub._follow_faces(job, shot, speeches, redub._engine(job.model, job.device), lambda frame: None)
     plan = redub.plan_effect(track, shot.rate, Fraction(0), Fraction(17, 25))  # the third shot keeps its lips
     chosen = redub.choose_references(shot, track, plan, 96)
     pictures = [picture.rgb() for picture in shot.pictures()]

@@ -19,7 +19,7 @@ from core.engine import Engine
 from core.errors import JobError, LipSyncError, ModelError
 from core.nets.checkpoint import load_generator, save_net
 from core.nets.generator import Generator, GeneratorConfig
-from core.nets.lipcode import LipCode, map_statistics
+from core.nets.lipcode import LipCode, LipHead, map_statistics
 from core.nets.syncnet import SyncNet, SyncNetConfig
 from training_cli import cli, config, losses
 from training_cli.data import DataSettings, PictureWindows, SoundWindows, dev_seed
@@ -274,7 +274,7 @@ def test_what_a_half_hears_too_quietly_is_made_as_lively_as_the_truth(talkers, t
     listen, dev = Listen(settings, generator), SoundWindows(data, "dev", 8, 16, dev_seed)
     code = listen.code
     with torch.no_grad():
-        last = cast(nn.Linear, code.head.layers[-1])
+        last = cast(nn.Linear, cast(LipHead, code.head).layers[-1])
         last.weight.mul_(0.5)
         last.bias.mul_(0.5)
         measure_gain(listen, dev)
@@ -297,7 +297,7 @@ def test_a_lip_code_says_to_adain_just_the_statistics_of_a_shape():
     assert torch.allclose(map_statistics(code.speak(shapes)), wanted, atol=1e-4)
     code.gain.fill_(1000.0)
     sound = torch.rand(3, 10, 6, 6)
-    extreme = (code.head(map_statistics(sound)) * 1000).clamp(-4, 4)
+    extreme = (cast(LipHead, code.head)(map_statistics(sound)) * 1000).clamp(-4, 4)
     assert torch.equal(code(sound), code.speak(extreme))  # no mouth beyond
     code.bounds[0] = -1.5
     assert torch.equal(code(sound), code.speak(extreme.clamp(-1.5, 4)))
@@ -310,7 +310,7 @@ def test_the_whole_net_can_be_trained_through_its_lip_code(batch, tmp_path):
     whole = GeneratorTask(GeneratorSettings(str(tmp_path), no_data, model=model, loss=loss))
     found = whole(batch, 0)
     found["loss"].backward()
-    first = next(p for name, p in whole.generator.audio_encoder.named_parameters() if p.requires_grad)
+    first = next(p for name, p in cast(nn.Module, whole.generator.audio_encoder).named_parameters() if p.requires_grad)
     assert found["shape"] > 0 and first.grad is not None and first.grad.abs().max() > 0
 
 

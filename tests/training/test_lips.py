@@ -55,7 +55,9 @@ def test_lips_that_do_not_move_follow_nothing():
 
 
 def test_the_table_has_a_row_a_clip_and_their_mean():
-    rows = [evaluate.LipScore(name, 100, r, 1, 0.0, 0.1, 0.5, 1.2, 0.9) for name, r in (("a.mp4", 0.2), ("b.mp4", 0.4))]
+    rows = [
+        evaluate.LipScore(name, 100, r, 1, r, 0.0, 0.1, 0.5, 1.2, 0.9) for name, r in (("a.mp4", 0.2), ("b.mp4", 0.4))
+    ]
     lines = evaluate.lip_table(rows).splitlines()
     assert len(lines) == 5 and lines[2].startswith("| a.mp4 | 100 | 0.200 |") and "| 0.300 |" in lines[4]
 
@@ -65,7 +67,7 @@ def made_up(clip: Path, film: Path | None) -> evaluate.LipScore:
     if film:
         assert not film.exists()
         film.write_bytes(b"film of " + str(clip).encode())
-    return evaluate.LipScore(clip.name, 100, clip.stat().st_size / 1e6, 1, 0.0, 0.1, 0.5, 1.2, 0.9)
+    return evaluate.LipScore(clip.name, 100, clip.stat().st_size / 1e6, 1, 0.3, 0.0, 0.1, 0.5, 1.2, 0.9)
 
 
 def quick(clips: list[Path], model: Path, output: Path) -> LipSettings:
@@ -106,7 +108,8 @@ def test_a_second_call_gives_the_same_table_and_measures_nothing(make_clip, tiny
     assert table.count("| take.mkv |") == 2 and (output / "lips.md").read_text(encoding="utf-8") == table + "\n"
     left = {path.name: path.stat().st_mtime_ns for path in output.iterdir()}
     films = {"00000_take.mkv.redubbed.mkv", "00001_take.mkv.redubbed.mkv"}
-    assert left.keys() == films | {"config.toml", "run.json", "lips.json", "lips.md"}
+    records = {f"{film}.lipsync.json" for film in films}
+    assert left.keys() == films | records | {"config.toml", "run.json", "lips.json", "lips.md"}
     assert all(media.probe(str(output / film)).frames == 50 for film in films)
     assert parse(LipSettings, ["--config", str(output / "config.toml")], "", "") == settings
     monkeypatch.setattr(evaluate, "lip_score", None)

@@ -26,6 +26,8 @@ class LipScore:
     """Pearson correlation of the output's opening with the true footage's; -1…1."""
     lag: int
     """Frames by which the output follows the truth where their correlation is best, -8…8; 0 is in sync."""
+    r_at_lag: float
+    """The correlation there. Far above `r` where the footage's own sound is out of step with its picture."""
     r_untouched: float
     """The same correlation for the footage before the re-dub: what chance gives."""
     r_replaced: float

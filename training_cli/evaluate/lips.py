@@ -171,6 +171,7 @@ def lip_score(
         frames=int(seen.sum()),
         r=_correlation(opening[seen], true[seen]),
         lag=max(by_lag, key=lambda lag: by_lag[lag]),
+        r_at_lag=max(by_lag.values()),
         r_untouched=_correlation(replaced[seen], true[seen]),
         r_replaced=_correlation(opening[seen], replaced[seen]),
         sharpness=float(np.median(drawn_mouth[:count][seen]) / np.median(source_mouth[shift:][seen])),

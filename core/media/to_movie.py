@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Images as the pictures of a movie: in the samples that players know, where they have no alpha to keep."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import av
+from av.video.reformatter import ColorRange, Colorspace, Interpolation
+
+from .picture import Picture
+from .planes import sample_type
+from .probe import SourceInfo
+
+bt709, limited_range = 1, 1
+"""As FFmpeg numbers them [ITU-T H.273]."""
+flags = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT | Interpolation.FULL_CHR_H_INP
+
+
+def movie_info(images: SourceInfo, quality: str) -> SourceInfo:
+    """What a movie of these images is to be.
+
+    Args:
+        images: from probe_images.
+        quality: `lossless` and `mezzanine` take the images' own samples; `high` and `web` take YUV 4:2:0 of 8 or 10
+            bit (4:4:4 where the size is odd), with the tags of BT.709, for images without alpha.
+    """
+    own = av.VideoFormat(images.pixel_format)
+    bits = own.components[0].bits
+    light = sample_type(own.name, bits).kind == "f"
+    kept = quality == "lossless" or (quality == "mezzanine" and not light)
+    if kept or any(part.is_alpha for part in own.components):
+        return replace(images, kind="movie", codec="")
+    deep = bits > 8 and not light  # floats are seen through their 8 bit sRGB
+    chroma = "444" if images.width % 2 or images.height % 2 else "420"
+    return replace(
+        images,
+        kind="movie",
+        codec="",
+        pixel_format=f"yuv{chroma}p{'10le' if deep else ''}",
+        color_range=limited_range,
+        colorspace=bt709,
+        color_primaries=bt709,
+        color_trc=bt709,
+    )
+
+
+def converted(picture: Picture, info: SourceInfo) -> Picture:
+    """An image's picture in the samples of `info`, from movie_info."""
+    frame = picture.frame
+    if frame.format.name == info.pixel_format and frame.colorspace == info.colorspace:
+        return picture
+    if not info.pixel_format.endswith("10le"):
+        frame = av.VideoFrame.from_ndarray(picture.rgb(), format="rgb24")
+    frame = frame.reformat(
+        format=info.pixel_format,
+        dst_colorspace=Colorspace.ITU709,
+        dst_color_range=ColorRange.MPEG,
+        interpolation=flags,
+    )
+    frame.colorspace, frame.color_range = info.colorspace, info.color_range
+    frame.color_primaries, frame.color_trc = info.color_primaries, info.color_trc
+    return Picture(picture.index, frame)

@@ -1,0 +1,204 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The codec of a new movie: the source's where that can be, or the one that was chosen; never a silent loss."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+from clips import click_times, make_movie
+from portrait_clips import write_images, write_movie
+
+from core import media
+from core.errors import OutputError
+from core.media import SourceInfo, probe, read, write
+from core.media.planes import components
+
+
+def copy(info: SourceInfo, output: Path, quality: str, **options: Any) -> SourceInfo:
+    with write(info, str(output), quality=quality, count=info.frames, **options) as writer:
+        for picture in read(info):
+            writer.add(picture)
+    return probe(str(output))
+
+
+def seen_error(one: SourceInfo, other: SourceInfo) -> float:
+    """Mean difference of the pictures as they are seen, in levels."""
+    pairs = zip(read(one), read(other), strict=True)
+    return float(np.mean([np.abs(a.rgb().astype(float) - b.rgb()).mean() for a, b in pairs]))
+
+
+def boxes(path: str) -> list[bytes]:
+    """The kinds of a movie's outermost boxes, in order."""
+    data, at, kinds = Path(path).read_bytes(), 0, []
+    while at < len(data):
+        kinds.append(data[at + 4 : at + 8])
+        at += int.from_bytes(data[at : at + 4], "big") or len(data)
+    return kinds
+
+
+@pytest.mark.parametrize(
+    ("name", "made", "suffix", "codec"),
+    [
+        ("prores.mov", {"codec": "prores_ks", "pixel_format": "yuv422p10le"}, ".mp4", "h264"),
+        ("prores.mov", {"codec": "prores_ks", "pixel_format": "yuv422p10le"}, ".mkv", "prores"),
+        (
+            "dnxhr.mov",
+            {"codec": "dnxhd", "pixel_format": "yuv422p", "options": {"profile": "dnxhr_hq"}},
+            ".mp4",
+            "h264",
+        ),
+        ("archive.mkv", {"codec": "ffv1"}, ".mp4", "h264"),
+        ("see through.mkv", {"codec": "ffv1", "pixel_format": "bgra"}, ".mov", "png"),
+        ("see through.mkv", {"codec": "ffv1", "pixel_format": "yuva420p"}, ".mov", "prores"),
+    ],
+)
+def test_a_container_that_cannot_hold_the_sources_codec_gets_the_next_best(
+    tmp_path: Path, name: str, made: dict[str, Any], suffix: str, codec: str
+) -> None:
+    info = probe(str(write_movie(tmp_path / name, 4, **made)))
+    new = copy(info, tmp_path / f"new{suffix}", "high")
+    assert new.codec == codec
+    # A colour for every pixel is a guess where there was one for four.
+    assert seen_error(info, new) <= (1 if codec == "prores" and info.pixel_format == "yuva420p" else 0.5)
+
+
+@pytest.mark.parametrize(
+    ("made", "profile"),
+    [
+        ({"pixel_format": "yuv420p"}, "HQ"),
+        ({"pixel_format": "yuv420p", "tags": (2, 5, 5, 6)}, "HQ"),
+        ({"pixel_format": "yuv444p"}, "4444"),
+        ({"codec": "libx264rgb", "pixel_format": "rgb24", "tags": (0, 2, 2, 2)}, "4444"),
+        ({"codec": "ffv1", "pixel_format": "yuva420p"}, "4444"),
+        ({"codec": "ffv1", "pixel_format": "bgra", "tags": (0, 2, 2, 2)}, "4444"),
+        ({"codec": "ffv1", "pixel_format": "gray", "tags": (0, 2, 2, 2)}, "HQ"),
+        ({"codec": "ffv1", "size": (321, 240)}, "4444"),
+    ],
+)
+def test_a_mezzanine_is_prores_that_looks_the_same_alpha_and_all(
+    tmp_path: Path, made: dict[str, Any], profile: str
+) -> None:
+    info = probe(str(write_movie(tmp_path / "clip.mkv", 4, **made)))
+    new = copy(info, tmp_path / "new.mov", "mezzanine")
+    assert (new.codec, new.profile) == ("prores", profile)
+    assert (new.frames, new.rate, new.width, new.height) == (info.frames, info.rate, info.width, info.height)
+    assert new.color_range != 2
+    assert seen_error(info, new) <= 1
+    for old, now in zip(read(info), read(new), strict=True):
+        first, second = components(old.frame), components(now.frame)
+        assert ("a" in first) == ("a" in second)
+        if "a" in first:
+            assert np.array_equal(np.rint(second["a"] / 4095 * 255), first["a"])
+
+
+def test_images_become_a_mezzanine_with_a_colour_for_every_pixel(tmp_path: Path) -> None:
+    paths = write_images(tmp_path / "in", "png", "rgb48be", "png", 3)
+    images = media.probe_images(paths, Fraction(24))
+    info = media.movie_info(images, "mezzanine")
+    with write(info, str(tmp_path / "new.mov"), quality="mezzanine", count=info.frames) as writer:
+        for picture in read(images):
+            writer.add(media.converted(picture, info))
+    new = probe(str(tmp_path / "new.mov"))
+    assert (new.codec, new.profile, new.colorspace) == ("prores", "4444", 1)
+    assert seen_error(images, new) <= 1
+
+
+def test_a_web_movie_is_8_bit_4_2_0_with_aac_and_begins_to_play_while_it_loads(tmp_path: Path) -> None:
+    clicks = [Fraction(1, 10), Fraction(3, 10)]
+    clip = make_movie(tmp_path / "master.mov", 12, pixel_format="yuv422p10le", sound="pcm_s16le", clicks=clicks)
+    info = probe(str(clip))
+    new = copy(info, tmp_path / "new.mp4", "web", sound="source")
+    assert (new.codec, new.profile, new.pixel_format) == ("h264", "High", "yuv420p")
+    assert (new.frames, new.rate) == (info.frames, info.rate)
+    kinds = boxes(new.path)
+    assert kinds.index(b"moov") < kinds.index(b"mdat")
+    with av.open(new.path) as container:
+        assert container.streams.audio[0].codec_context.name == "aac"
+    assert click_times(Path(new.path)) == pytest.approx([float(c) for c in clicks], abs=0.01)
+    assert seen_error(info, new) < 3
+
+
+def test_a_full_range_source_looks_the_same_on_the_web(tmp_path: Path) -> None:
+    info = probe(str(write_movie(tmp_path / "phone.mp4", 4, tags=(2, 5, 5, 6))))
+    new = copy(info, tmp_path / "new.mp4", "web")
+    assert (new.pixel_format, new.color_range) == ("yuv420p", 1)
+    means = [np.mean([p.rgb().mean() for p in read(one)]) for one in (info, new)]
+    assert abs(means[0] - means[1]) < 1
+
+
+@pytest.mark.parametrize(
+    ("made", "says"),
+    [({"pixel_format": "bgra"}, "no transparency"), ({"size": (321, 240)}, "321x240")],
+)
+def test_what_the_web_cannot_show_is_refused_not_dropped(tmp_path: Path, made: dict[str, Any], says: str) -> None:
+    info = probe(str(write_movie(tmp_path / "clip.mkv", 2, codec="ffv1", **made)))
+    with pytest.raises(OutputError, match=says) as caught:
+        media.check_output(info, str(tmp_path / "new.mp4"), "web")
+    assert caught.value.hint
+
+
+@pytest.mark.parametrize(("quality", "suffix", "right"), [("mezzanine", ".mp4", ".mov"), ("web", ".mkv", ".mp4")])
+def test_a_choice_that_the_container_cannot_hold_is_refused_with_one_that_can(
+    tmp_path: Path, quality: str, suffix: str, right: str
+) -> None:
+    info = probe(str(write_movie(tmp_path / "clip.mp4", 2)))
+    with pytest.raises(OutputError, match=f"{suffix} file cannot hold a {quality} movie") as caught:
+        media.check_output(info, str(tmp_path / f"new{suffix}"), quality)
+    assert right in caught.value.hint
+
+
+@pytest.mark.parametrize("codec", ["libx265", "prores_ks", "ffv1"])
+def test_the_same_job_twice_gives_the_same_bytes_in_every_codec(tmp_path: Path, codec: str) -> None:
+    layout = "yuv422p10le" if codec == "prores_ks" else "yuv420p"
+    options = {"x265-params": "log-level=error"} if codec == "libx265" else {}
+    info = probe(str(write_movie(tmp_path / "clip.mkv", 20, codec=codec, pixel_format=layout, options=options)))
+    first, second = (Path(copy(info, tmp_path / f"{i}.mkv", "high").path).read_bytes() for i in range(2))
+    assert first == second
+
+
+@pytest.mark.parametrize(("fields", "container", "stream"), [("tff", b"fiel\2\1", 1), ("bff", b"fiel\2\6", 2)])
+def test_which_field_comes_first_is_said_by_the_container_and_by_the_pictures(
+    tmp_path: Path, fields: str, container: bytes, stream: int
+) -> None:
+    """Players believe either; a wrong one makes everything that moves tremble."""
+    made: dict[str, Any] = {"codec": "prores_ks", "pixel_format": "yuv422p10le", "options": {"flags": "+ildct"}}
+    info = probe(str(write_movie(tmp_path / "clip.mov", 2, fields=fields, **made)))
+    new = copy(info, tmp_path / "new.mov", "high")
+    assert container in Path(new.path).read_bytes()
+    with av.open(new.path) as movie:
+        headers = [bytes(packet)[20] for packet in movie.demux(video=0) if packet.size]
+    assert [header >> 2 & 3 for header in headers] == [stream, stream]  # SMPTE RDD 36, frame header
+
+
+def test_grain_survives_a_new_generation_of_each_codec(tmp_path: Path) -> None:
+    """The grainiest footage is the hardest to keep: within half a level each, as everything else."""
+    grain = np.random.default_rng(0).normal(0, 12, (4, 240, 320, 3))
+    base = probe(str(write_movie(tmp_path / "clip.mkv", 4, codec="ffv1", pixel_format="yuv422p10le")))
+    for codec, options in (
+        ("libx265", {"x265-params": "log-level=error", "crf": "0"}),
+        ("prores_ks", {"profile": "hq"}),
+        ("dnxhd", {"profile": "dnxhr_hqx"}),
+    ):
+        path = tmp_path / f"{codec}.mov"
+        with av.open(str(path), "w") as container:
+            stream = container.add_stream(codec, rate=25, width=320, height=240, options=options)
+            assert isinstance(stream, av.VideoStream)
+            stream.codec_context.pix_fmt = "yuv422p10le"
+            for picture in read(base):
+                rgb = np.clip(picture.rgb() + grain[picture.index], 0, 255).astype(np.uint8)
+                frame = av.VideoFrame.from_ndarray(rgb, format="rgb24").reformat(format="yuv422p10le")
+                frame.pts = picture.index
+                container.mux(stream.encode(frame))
+            container.mux(stream.encode(None))
+        info = probe(str(path))
+        new = copy(info, tmp_path / f"new {codec}.mov", "high")
+        assert new.codec == info.codec
+        for old, now in zip(read(info), read(new), strict=True):
+            first, second = components(old.frame), components(now.frame)
+            for name in first:
+                assert np.abs(first[name].astype(float) - second[name]).mean() / 4 <= 0.5, (codec, name)
