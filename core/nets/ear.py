@@ -24,6 +24,8 @@ longest = 1500
 """Tokens the encoder can place in time: 30 s."""
 overlap = 50
 """Tokens at either end of a longer sound's pieces that only lend their context to the others."""
+near_sound, fade = 5, 3
+"""Tokens around a sound in which it moves the mouth, and half of those in which that comes or goes at their edges."""
 n_fft, hop_length = 400, 160
 
 
@@ -122,14 +124,19 @@ class Ear(nn.Module):
     def listen(self, wave: Tensor) -> Tensor:
         """Shapes (8, T) of a sound (N,) of any length; T = ⌈N / 320⌉ + 100, shape k at sample 320 (k - 50).
 
-        A second of silence is heard before and after it, so that it begins and ends at rest.
+        A second of silence is heard before and after it. Where the sound is digital silence, as outside a gate, the shape
+        is that of silence alone, whatever the words around it make the encoder expect.
         """
         tokens = -(-len(wave) // samples_per_token) + 2 * overlap
-        parts = []
+        parts, sounds = [], []
         for first in range(0, max(1, tokens - 2 * overlap), longest - 2 * overlap):
             last = min(first + longest, tokens)
             begin, end = ((token - overlap) * samples_per_token for token in (first, last))
             piece = F.pad(wave[max(0, begin) : end], (max(0, -begin), max(0, end - max(len(wave), begin))))
-            heard = self(piece[None])[0]
-            parts.append(heard[:, overlap if first else 0 : None if last == tokens else -overlap])
-        return torch.cat(parts, 1)
+            own = slice(overlap if first else 0, None if last == tokens else -overlap)
+            parts.append(self(piece[None])[0, :, own])
+            sounds.append(piece.unflatten(0, (-1, samples_per_token)).ne(0).any(1)[own])
+        rest = self(wave.new_zeros(1, 2 * overlap * samples_per_token))[0].mean(1, keepdim=True)
+        near = F.max_pool1d(torch.cat(sounds)[None].float(), 2 * near_sound + 1, 1, near_sound)
+        share = F.avg_pool1d(near, 2 * fade + 1, 1, fade, count_include_pad=False)
+        return rest + share * (torch.cat(parts, 1) - rest)
