@@ -124,8 +124,8 @@ class Ear(nn.Module):
     def listen(self, wave: Tensor) -> Tensor:
         """Shapes (8, T) of a sound (N,) of any length; T = ⌈N / 320⌉ + 100, shape k at sample 320 (k - 50).
 
-        A second of silence is heard before and after it. Where the sound is digital silence, as outside a gate, the shape
-        is that of silence alone, whatever the words around it make the encoder expect.
+        A second of silence is heard before and after it. Where the sound is digital silence, as outside a gate, the
+        shape is that of silence alone, whatever the words around it make the encoder expect.
         """
         tokens = -(-len(wave) // samples_per_token) + 2 * overlap
         parts, sounds = [], []

@@ -7,6 +7,7 @@ import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
+import blend_measures as blend
 import cv2
 import numpy as np
 import pytest
@@ -16,7 +17,6 @@ from core.errors import JobError
 from core.faces import Tracker
 from core.grain import GrainMatch
 from core.job import RedubJob
-from training_cli.evaluate import blend
 
 angles = np.linspace(0, 2 * np.pi, 22, endpoint=False)
 face = np.column_stack([0.5 + 0.36 * np.cos(angles), 0.62 + 0.25 * np.sin(angles)]).astype(np.float32)

@@ -13,6 +13,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from living_pictures import most_living
 
 from core import compose, faces, media, redub, reference
 from core.errors import Cancelled, JobError, LipSyncError, MediaError, ModelError, NoFaceError, OutputError, SpeechError
@@ -368,27 +369,9 @@ def test_memory_does_not_grow_with_the_shot(
     make_job: MakeJob, make_clip: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An hour of footage must not end in a full memory: at no time do more pictures live than a batch has."""
-    import weakref
-
-    living = most = 0
-    read = media.read
-
-    def die() -> None:
-        nonlocal living
-        living -= 1
-
-    def counted(*arguments: Any) -> Iterator[media.Picture]:
-        nonlocal living, most
-        for picture in read(*arguments):
-            weakref.finalize(picture, die)
-            living += 1
-            most = max(most, living)
-            yield picture
-            del picture
-
-    monkeypatch.setattr(media, "read", counted)
+    most = most_living(monkeypatch)
     redub.run(make_job(video=str(make_clip(60)), batch_size=4))
-    assert 4 <= most <= 4 + 2
+    assert 4 <= most() <= 4 + 2
 
 
 def test_debug_shows_the_stages(make_job: MakeJob, tmp_path: Path) -> None:

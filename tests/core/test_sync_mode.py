@@ -3,18 +3,17 @@
 
 from __future__ import annotations
 
-import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
 
 import clips
 import cv2
 import numpy as np
 import pytest
 import soundfile
+from living_pictures import most_living
 
 from core import audio, cli, faces, media, redub, sync_mode
 from core.errors import JobError
@@ -109,28 +108,12 @@ def test_a_repeated_picture_is_not_painted_twice(tmp_path: Path) -> None:
 
 def test_memory_is_bounded_backwards_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An hour of footage shown backwards must not be held at once."""
-    living = most = 0
-    read = media.read
-
-    def die() -> None:
-        nonlocal living
-        living -= 1
-
-    def counted(*arguments: Any) -> Iterator[media.Picture]:
-        nonlocal living, most
-        for picture in read(*arguments):
-            weakref.finalize(picture, die)
-            living += 1
-            most = max(most, living)
-            yield picture
-            del picture
-
-    monkeypatch.setattr(media, "read", counted)
+    most = most_living(monkeypatch)
     monkeypatch.setattr(sync_mode, "held_bytes", 20 * 96 * 64 * 3 // 2)
     info = media.probe(str(clips.make_movie(tmp_path / "clip.mp4", 200)))
     for picture in sync_mode.pictures(info, 0, sync_mode.source_frames("bounce", 200, 400)):
         del picture
-    assert 8 < most <= 22
+    assert 8 < most() <= 22
 
 
 @pytest.mark.parametrize("mode", ["loop", "bounce", "stretch"])
