@@ -355,7 +355,9 @@ def test_workers_are_replaced_before_they_grow_and_end_with_the_run(deadly, tmp_
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows sends no signal to one process alone")
 def test_ctrl_c_ends_the_run_with_a_sentence(four_videos, tmp_path):
-    command = [sys.executable, "-m", "training_cli.cli", "prepare", "--videos", str(four_videos)]
+    for copy in range(12):  # so many that none is through with them before it is interrupted
+        shutil.copytree(four_videos, tmp_path / "videos" / str(copy))
+    command = [sys.executable, "-m", "training_cli.cli", "prepare", "--videos", str(tmp_path / "videos")]
     command += ["--output", str(tmp_path / "out"), "--workers", "1"]
     process = subprocess.Popen(command, cwd=project, stderr=subprocess.PIPE, text=True, start_new_session=True)
     while not list(tmp_path.glob("out/clips/*.safetensors")) and process.poll() is None:
