@@ -46,17 +46,23 @@ def load(path: str, zero: Fraction | None = None, rate: int = sample_rate) -> np
         if not held:
             late = position
             held.extend(bytes(4 * max(0, late)))
-        held.extend(samples.data)
+        held.extend(samples[0].data)
     wave = np.frombuffer(held, np.float32)
     return wave[max(0, -late) :]
 
 
-def stream(path: str, zero: Fraction | None = None, rate: int = sample_rate) -> Iterator[tuple[int, np.ndarray]]:
+def stream(
+    path: str, zero: Fraction | None = None, rate: int = sample_rate, layout: str = "mono"
+) -> Iterator[tuple[int, np.ndarray]]:
     """What `load` gives, in blocks, for sound too long to hold.
 
+    Args:
+        path, zero, rate: as in `load`.
+        layout: FFmpeg's name of the speakers.
+
     Returns:
-        The position of a block's first sample, and its samples. The first position says when the sound begins:
-        above 0 it begins after `zero`, below 0 before it.
+        The position of a block's first sample, and its samples (channels, n) float32. The first position says when the
+        sound begins: above 0 it begins after `zero`, below 0 before it.
 
     Raises:
         SpeechError: as `load`, once the first block is asked for.
@@ -67,19 +73,19 @@ def stream(path: str, zero: Fraction | None = None, rate: int = sample_rate) -> 
         with open_movie(path) as container:
             if not container.streams.audio:
                 raise SpeechError(f"There is no sound in {path}.")
-            resampler = av.AudioResampler(format="flt", layout="mono", rate=rate)
+            resampler = av.AudioResampler(format="fltp", layout=layout, rate=rate)
             try:
                 for frame in container.decode(container.streams.audio[0]):
                     if first is None and frame.pts is not None and frame.time_base is not None:
                         first = frame.pts * frame.time_base
                         begin = 0 if zero is None or heard else round((first - zero) * rate)
                     for part in resampler.resample(frame):
-                        yield begin + heard, np.nan_to_num(part.to_ndarray()[0]).astype(np.float32, copy=False)
+                        yield begin + heard, np.nan_to_num(part.to_ndarray())
                         heard += part.samples
             except FFmpegError:
                 pass  # a damaged tail: what was decoded before it is still speech
             for part in resampler.resample(None) if heard else ():
-                yield begin + heard, np.nan_to_num(part.to_ndarray()[0]).astype(np.float32, copy=False)
+                yield begin + heard, np.nan_to_num(part.to_ndarray())
                 heard += part.samples
     except MediaError as e:
         raise SpeechError(str(e), e.hint) from None

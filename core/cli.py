@@ -107,6 +107,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     redub.add_argument("--sound", choices=("speech", "source", "none"), default="speech", help="sound of the new movie")
     redub.add_argument(
+        "--mix",
+        default="",
+        metavar="FILE",
+        help="what is heard instead of the speech, as its voice with music; begins with the speech",
+    )
+    redub.add_argument(
         "--quality", choices=("high", "lossless", "mezzanine", "web"), default="high", help="of a new movie's pictures"
     )
     redub.add_argument("--model", default="", metavar="FILE", help="checkpoint; default: the bundled one")
@@ -230,6 +236,7 @@ def _job(arguments: argparse.Namespace) -> RedubJob:
         silence=arguments.silence,
         sync_mode=arguments.sync_mode or ("loop" if still else "cut_off"),
         sound=arguments.sound,
+        mix=arguments.mix,
         model=arguments.model,
         device=arguments.device,
         quality=arguments.quality,

@@ -69,6 +69,9 @@ class RedubJob:
     `stretch` (frames repeated or left out evenly, at the same rate)."""
     sound: str = "source"
     """Sound of the output movie: `source` (streams copied), `speech`, or `none`."""
+    mix: str = ""
+    """A file that is heard instead of the speech, from the same moment on: lips should follow a voice alone, which
+    people should hear with its music. With the sound `speech` only."""
     model: str = ""
     """A checkpoint (.safetensors); empty: the bundled one."""
     device: str = "auto"
@@ -146,6 +149,8 @@ class RedubJob:
             )
         if self.sound not in ("source", "speech", "none"):
             raise JobError(f"Unknown sound option {self.sound!r}.", "Use source, speech or none.")
+        if self.mix and self.sound != "speech":
+            raise JobError(f"A mix is heard in place of the speech, not with the sound {self.sound}.", "Take speech.")
         if self.quality not in ("high", "lossless", "mezzanine", "web"):
             raise JobError(f"Unknown quality {self.quality!r}.", "Use high, lossless, mezzanine or web.")
         if bool(self.c2pa_certificate) != bool(self.c2pa_key):

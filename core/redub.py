@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 from scipy.ndimage import gaussian_filter1d
 
-from . import audio, compose, faces, media, occlusion, people, provenance, reference, sync_mode, voice
+from . import audio, compose, faces, media, mix, occlusion, people, provenance, reference, sync_mode, voice
 from .debug import Debug
 from .engine import Engine
 from .errors import Cancelled, JobError, OutputError
@@ -35,8 +35,6 @@ turn_back = 8.0
 """Degrees below the limit to which a head that was turned away must come back."""
 movie_suffixes = (".mp4", ".mov", ".mkv")
 """Endings of an output that make a movie of images too."""
-speech_rate = 48000
-"""Samples a second of the speech in the output."""
 soft_from = 2.5
 """Side of the face's crop in the frame over the net's, from which the user is told that the lips will be soft."""
 
@@ -119,6 +117,7 @@ def run(
     begun = time.monotonic()
     shot = _open(job)
     _check_output(job, shot)
+    heard = _new_sound(job, shot)
     sign = provenance.signer(job, _endings(job, shot))
     speeches = [_hear(job, *each) for each in ((job.face, job.speech, job.speech_start), *job.others)]
     source = max((_source_frames(job, shot, speech) for speech in speeches), key=len)
@@ -157,7 +156,7 @@ def run(
         sound=job.sound,
         start=made.start,
         count=made.count,
-        speech=_sound_of(speeches) if job.sound == "speech" and made.info.kind == "movie" else None,
+        speech=heard,
         label=label,
     ) as writer:
         done("lips", 0)
@@ -194,12 +193,22 @@ def _open(job: RedubJob) -> Shot:
     return Shot(name, info, footage.start, footage.count, job.rate or info.rate)
 
 
+def _new_sound(job: RedubJob, shot: Shot) -> media.Sound | None:
+    """What will be heard of the output, opened before the user has waited for anything."""
+    if job.sound != "speech" or _output_info(job, shot).kind == "images":
+        if job.mix:
+            raise JobError(f"The mix {job.mix} is for a movie's sound, and images have none.", "Leave it out.")
+        return None
+    speeches = [(job.speech, job.speech_start), *((path, start) for _, path, start in job.others)]
+    return mix.of_files([(job.mix, job.speech_start)] if job.mix else speeches)
+
+
 def _check_output(job: RedubJob, shot: Shot) -> None:
     """Refuses what cannot become the output, before the user has waited for anything."""
-    inputs = [job.speech, *(speech for _, speech, _ in job.others)]
+    inputs = [job.speech, job.mix, *(speech for _, speech, _ in job.others)]
     if not job.output:
         raise OutputError("The job names no output.", "Name a file that does not exist yet.")
-    if Path(job.output).resolve() in {Path(p).resolve() for p in (*inputs, *shot.info.paths)}:
+    if Path(job.output).resolve() in {Path(p).resolve() for p in (*inputs, *shot.info.paths) if p}:
         raise OutputError(f"{job.output} is the job's own input.", "Choose another name: nothing is ever overwritten.")
     media.check_output(_output_info(job, shot), job.output, job.quality)
 
@@ -239,17 +248,6 @@ def _hear(job: RedubJob, face: str, path: str, start: Fraction) -> Speech:
     voiced = voice.spans(wave)
     voice.mute(wave, voiced)
     return Speech(face, path, start, wave, voiced)
-
-
-def _sound_of(speeches: Sequence[Speech]) -> tuple[np.ndarray, int, Fraction]:
-    """All speeches as people will hear them, mixed: the nets' 16 kHz would be dull."""
-    waves = [audio.load(speech.path, rate=speech_rate) for speech in speeches]
-    begin = min(speech.start for speech in speeches)
-    firsts = [round((speech.start - begin) * speech_rate) for speech in speeches]
-    mixed = np.zeros(max(first + len(wave) for first, wave in zip(firsts, waves, strict=True)), np.float32)
-    for first, wave in zip(firsts, waves, strict=True):
-        mixed[first : first + len(wave)] += wave
-    return np.clip(mixed, -1, 1) if len(waves) > 1 else mixed, speech_rate, begin
 
 
 def _engine(model: str, device: str) -> Engine:

@@ -6,12 +6,14 @@ from .label import Label
 from .picture import Picture
 from .probe import SourceInfo, probe, probe_images
 from .read import read
+from .sound import Sound
 from .to_movie import converted, movie_info
 from .write import Writer, check_output, write
 
 __all__ = [
     "Label",
     "Picture",
+    "Sound",
     "SourceInfo",
     "Writer",
     "check_output",

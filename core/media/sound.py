@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 
 import av
@@ -25,7 +26,21 @@ usual_speakers = {1: "mono", 2: "stereo", 3: "2.1", 4: "4.0", 5: "5.0", 6: "5.1"
 """Layouts by number of channels, for files that only say how many there are."""
 web_codecs = ("aac", "mp3", "mp3float")
 """Sound that every browser plays, by FFmpeg's decoders."""
+mixed_at_once = 1 << 16
+"""Samples."""
 aac_rates = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000)
+
+
+@dataclass(frozen=True)
+class Sound:
+    """Sound for a new movie in place of its source's."""
+
+    parts: Sequence[Blocks]
+    """What sounds together."""
+    rate: int
+    """Samples a second of all parts."""
+    layout: str
+    """FFmpeg's name of the speakers of all parts."""
 
 
 def source_tracks(
@@ -46,31 +61,44 @@ def source_tracks(
         return [_source_track(info, output, number, source, begin, length, quality) for number in known]
 
 
-def speech_track(
-    output: OutputContainer,
-    samples: np.ndarray,
-    rate: int,
-    begin: Fraction,
-    length: Fraction,
-    quality: str = "high",
-) -> Track:
-    """Add mono speech that starts `begin` seconds after the first picture (negative: before it).
+def new_track(output: OutputContainer, sound: Sound, length: Fraction, quality: str = "high") -> Track:
+    """Add sound to the output, cut to its pictures.
 
     Args:
-        samples: (n,) float32, -1..1.
-        rate: samples per second.
-        length: seconds of picture; silence fills what the speech does not.
+        length: seconds of picture; silence fills what the sound does not.
         quality: as for core.media.write.
     """
-    stream = _new_stream(output, rate, "mono", quality)
-    offset = round(begin * rate)
+    stream = _new_stream(output, sound.rate, sound.layout, quality)
+    samples = round(length * sound.rate)
+    blocks = sound.parts[0]
+    if len(sound.parts) > 1:
+        blocks = _mixed(sound.parts, stream.codec_context.layout.nb_channels, samples)
+    return _encoded(stream, blocks, sound.rate, samples)
 
-    def blocks() -> Blocks:
-        first = max(0, -offset)
-        for start in range(first, len(samples), 1 << 16):
-            yield offset + start, np.asarray(samples[start : start + (1 << 16)], np.float32)[None]
 
-    return _encoded(stream, blocks(), rate, round(length * rate))
+def _mixed(parts: Sequence[Blocks], channels: int, length: int) -> Blocks:
+    """The sum of all parts, kept from overflowing."""
+    position = 0
+    for together in zip(*(_even(_in_place(part, channels, length)) for part in parts), strict=True):
+        mixed = np.clip(np.sum(together, axis=0), -1, 1)
+        yield position, mixed
+        position += mixed.shape[1]
+
+
+def _even(blocks: Blocks) -> Iterator[np.ndarray]:
+    """The samples of blocks without gaps, in pieces of one length but the last."""
+    held: list[np.ndarray] = []
+    count = 0
+    for _, samples in blocks:
+        held.append(samples)
+        count += samples.shape[1]
+        if count >= mixed_at_once:
+            together = np.concatenate(held, axis=1)
+            whole = count - count % mixed_at_once
+            yield from np.split(together[:, :whole], whole // mixed_at_once, axis=1)
+            held, count = [together[:, whole:]], count - whole
+    if count:
+        yield np.concatenate(held, axis=1)
 
 
 def _source_track(

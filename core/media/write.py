@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Protocol
 
 import av
-import numpy as np
 from av.container import OutputContainer
 from av.error import FFmpegError
 
@@ -25,7 +24,7 @@ from .label import Label, add_xmp, dressed_image, is_record, record_path
 from .picture import Picture, bt601, luma_weights
 from .planes import carry_alpha, repacked, requantised, smooth_flags
 from .probe import SourceInfo
-from .sound import Track, source_tracks, speech_track
+from .sound import Sound, Track, new_track, source_tracks
 from .tags import later, needs_free_keys, write_tags
 
 threads = 4
@@ -76,7 +75,7 @@ def write(
     sound: str = "source",
     start: int = 0,
     count: int,
-    speech: tuple[np.ndarray, int, Fraction] | None = None,
+    speech: Sound | None = None,
     label: Label | None = None,
 ) -> Iterator[Writer]:
     """Write `count` pictures as a movie, or for an image sequence as a folder of images with the source's names.
@@ -96,7 +95,7 @@ def write(
         sound: `source` (the source's streams, cut to the pictures), `speech`, or `none`. Images have no sound.
         start: the source frame of the first picture; the sound is taken from there.
         count: pictures that will be added.
-        speech: (mono float32 samples, sample rate, seconds from the first picture to the first sample).
+        speech: what is heard with the sound `speech`.
         label: what the output says of how it was made; its record comes into place with it.
 
     Raises:
@@ -155,9 +154,7 @@ class _MovieWriter:
         self._tracks: list[Track] = []
 
     @contextmanager
-    def opened(
-        self, sound: str, start: int, count: int, speech: tuple[np.ndarray, int, Fraction] | None
-    ) -> Iterator[Writer]:
+    def opened(self, sound: str, start: int, count: int, speech: Sound | None) -> Iterator[Writer]:
         try:
             with _output_errors(self._output):
                 self._open(sound, start, count, speech)
@@ -167,7 +164,7 @@ class _MovieWriter:
         finally:
             self._close()
 
-    def _open(self, sound: str, start: int, count: int, speech: tuple[np.ndarray, int, Fraction] | None) -> None:
+    def _open(self, sound: str, start: int, count: int, speech: Sound | None) -> None:
         info = self._info
         # bitexact: no library versions and no random numbers in the file.
         options = {"fflags": "+bitexact"}
@@ -183,7 +180,7 @@ class _MovieWriter:
         if sound == "source" and info.has_sound:
             self._tracks = source_tracks(info, self._container, begin, length, self._quality)
         elif sound == "speech" and speech is not None:
-            self._tracks = [speech_track(self._container, *speech, length, self._quality)]
+            self._tracks = [new_track(self._container, speech, length, self._quality)]
         self._waiting = [next(track, None) for track in self._tracks]
 
     def add(self, picture: Picture) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -101,7 +100,7 @@ def side_by_side(
         color_primaries=1,
         color_trc=1,
     )  # BT.709, limited
-    speech = (wave, audio.sample_rate, Fraction(0))
+    speech = media.Sound([iter([(0, wave[None])])], audio.sample_rate, "mono")
     reformatter = VideoReformatter()
     with media.write(film, str(output), sound="speech", count=count, speech=speech) as writer:
         for (frame, left), (_, right) in zip(_pictures(footage, count), _pictures(drawn, count), strict=True):

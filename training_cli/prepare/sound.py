@@ -32,7 +32,7 @@ class Sound:
     """
 
     def __init__(self, path: str, zero: Fraction | None) -> None:
-        self._blocks: Iterator[tuple[int, np.ndarray]] = audio.stream(path, zero)
+        self._blocks: Iterator[tuple[int, np.ndarray]] = ((at, samples[0]) for at, samples in audio.stream(path, zero))
         self._held: list[tuple[int, np.ndarray]] = []
 
     def span(self, first: int, count: int) -> Span:
