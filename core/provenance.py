@@ -75,7 +75,8 @@ def label(
         "digital_source_type": source_type if ranges else "",
         "inputs": {
             "pictures": [told(path, go_on) for path in pictures],
-            "speech": told(job.speech, go_on),
+            "speech": [told(path, go_on) for path in (job.speech, *(speech for _, speech, _ in job.others))],
+            "mix": [told(job.mix, go_on)] if job.mix else [],
         },
         "settings": _settings(job, go_on),
         "model": {"name": name, "licence": str(card.get("licence", "")), "file": weights},
@@ -126,7 +127,8 @@ def told(path: str, go_on: Callable[[], None] = lambda: None) -> dict[str, Any]:
 
 def _settings(job: RedubJob, go_on: Callable[[], None]) -> dict[str, Any]:
     fields = {field.name: getattr(job, field.name) for field in dataclasses.fields(job)}
-    inputs = ("video", "images", "speech", "model")
+    fields["others"] = [(face, start) for face, _, start in job.others]  # their speeches are inputs, in this order
+    inputs = ("video", "images", "speech", "mix", "model")
     return {name: _setting(value, go_on) for name, value in fields.items() if name not in (*inputs, *not_told)}
 
 

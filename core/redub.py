@@ -158,6 +158,7 @@ def run(
         count=made.count,
         speech=heard,
         label=label,
+        in_order=np.array_equal(source, np.arange(shot.count)),
     ) as writer:
         done("lips", 0)
         pictures = sync_mode.pictures(shot.info, shot.start, source)
@@ -176,7 +177,7 @@ def run(
         frames=made.count,
         changed=int((strength > 0).sum()),
         untouched=_untouched(dubs),
-        warnings=tuple(dict.fromkeys(warning for dub in dubs for warning in dub.warnings)),
+        warnings=(*dict.fromkeys(warning for dub in dubs for warning in dub.warnings), *writer.warnings),
         images=tuple(os.path.basename(path) for path in made.images()),
         seconds=round(time.monotonic() - begun, 3),
     )

@@ -179,11 +179,12 @@ class Batch:
             video=paths[0] if shot.media.filepath else "",
             images=() if shot.media.filepath else paths,
             rate=shot.rate,
-            start_frame=shot.head,
-            frame_count=None if shot.count == shot.frames else shot.count,
+            start_frame=0 if shot.still else shot.head,
+            frame_count=None if shot.still or shot.count == shot.frames else shot.count,
             speech_start=task.speech_start,
             face=self._face,
             silence=self._silence,
+            sync_mode="loop" if shot.still else "cut_off",  # to the end of the speech, which ends with the strip
             mask=self._mask,
             strength=self._strength,
             model=self._settings.model,
@@ -206,7 +207,8 @@ class Batch:
             OutputError: the folder cannot be made or written to.
         """
         source = Path(media.paths()[0])
-        beside = source.parent if media.filepath else source.parent.parent
+        own = bool(media.filepath) or len(media.filenames) == 1  # a folder of images is known by its own name
+        beside = source.parent if own else source.parent.parent
         folder = Path(bpy.data.filepath).parent / "lipsync" if bpy.data.filepath else beside / "lipsync"
         chosen = self._settings.folder
         if chosen and (bpy.data.filepath or not chosen.startswith("//")):
@@ -220,7 +222,7 @@ class Batch:
             raise errors.OutputError(
                 f"New media cannot be written to {folder} ({reason}).", "Choose another folder in the preferences."
             ) from None
-        stem = source.stem if media.filepath else source.parent.name
+        stem = source.stem if own else source.parent.name
         suffix = self._suffix(source) if media.filepath else ""
         take = 1
         while os.path.lexists(output := folder / f"{stem}_lipsync_{take:03d}{suffix}"):

@@ -23,7 +23,7 @@ def redub_scene(scene: bpy.types.Scene, names: Sequence[str] = (), speech: str =
 
     Args:
         scene: where the strips are.
-        names: of the strips; empty: every movie and image-sequence strip that is not muted.
+        names: of the strips; empty: every movie and image strip that is not muted.
         speech: name of the sound strip to use; empty: all that are heard over the strip.
 
     Returns:
@@ -58,7 +58,7 @@ def _named(scene: bpy.types.Scene, names: Sequence[str] = ()) -> list[Any]:
     unknown = next((name for name in names if name not in known), None)
     if unknown is not None:
         raise errors.LipSyncError(
-            f"The scene “{scene.name}” has no movie or image-sequence strip “{unknown}”.",
+            f"The scene “{scene.name}” has no movie or image strip “{unknown}”.",
             f"It has {', '.join(known) or 'none'}.",
         )
     return [known[name] for name in names or known]

@@ -35,7 +35,7 @@ def redraw(context: bpy.types.Context) -> None:
 
 
 class LIPSYNC_OT_redub(bpy.types.Operator):
-    """Give the selected movie and image-sequence strips lips that follow the speech under them"""
+    """Give the selected movie and image strips lips that follow the speech under them"""
 
     bl_idname = "lipsync.redub"
     bl_label = "Re-dub Strips"
@@ -60,7 +60,7 @@ class LIPSYNC_OT_redub(bpy.types.Operator):
         """
         chosen = strips.selected(context)
         if not chosen:
-            raise errors.LipSyncError("No movie or image-sequence strip is selected.", "Select the shot to re-dub.")
+            raise errors.LipSyncError("No movie or image strip is selected.", "Select the shot to re-dub.")
         scene = strips.scene_of(context)
         return batch.Batch(scene, chosen, preferences.settings(context), scene.lipsync.speech)
 

@@ -46,7 +46,7 @@ def over(scene: bpy.types.Scene, shot: strips.Shot, named: str = "") -> set[str]
 def mix(scene: bpy.types.Scene, shot: strips.Shot, names: set[str], output: Path) -> Fraction:
     """Mixes the named sounds, with their volume and its animation, to a 16 kHz mono WAV file.
 
-    The file lasts as long as the shot's pictures, but ends `margin` beyond the visible frames.
+    The file lasts as long as the shot's pictures, to less than a sample, but ends `margin` beyond the visible frames.
 
     Returns:
         When it begins, in seconds after the first of the shot's source frames.
@@ -79,7 +79,7 @@ def mix(scene: bpy.types.Scene, shot: strips.Shot, names: set[str], output: Path
         known = bpy.ops.sound.mixdown.get_rna_type().properties.keys()
         with bpy.context.temp_override(scene=copy):
             bpy.ops.sound.mixdown(**{name: value for name, value in arguments.items() if name in known})
-        if not _cut(output, round((stop - first) / shot.timeline_rate * sample_rate)):
+        if not _cut(output, floor((stop - first) / shot.timeline_rate * sample_rate)):
             raise errors.SpeechError(
                 f"The sound over the strip “{shot.name}” is silent.", "Check its volume and its file."
             )

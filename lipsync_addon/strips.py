@@ -62,7 +62,7 @@ class Record:
     take: str
     """Base name of the new movie or image folder: the record holds as long as the strip plays this one."""
     head: int
-    """Source frames before the first one of the new media."""
+    """Source frames before the first one of the new media; of a still, timeline frames from its start to there."""
     rate: str
     """The media's frame rate, such as 24000/1001, when the strip plays at that; empty: one frame a timeline frame."""
 
@@ -78,9 +78,9 @@ class Shot:
     frames: int
     """All source frames."""
     head: int
-    """First source frame to make."""
+    """First source frame to make; of a still, timeline frames from the strip's start to its left handle."""
     count: int
-    """Source frames to make."""
+    """Source frames to make; of a still, frames that it is held."""
     rate: Fraction
     """Source frames a second, as played on this timeline."""
     timeline_rate: Fraction
@@ -91,6 +91,11 @@ class Shot:
     """Timeline frames between the handles, the second one exclusive."""
     adjusted: bool
     """Played at the media's own frame rate, not one source frame a timeline frame."""
+
+    @property
+    def still(self) -> bool:
+        """One image, held: the new media is a sequence of as many as the strip is long."""
+        return len(self.media.filenames) == 1
 
 
 def scene_of(context: bpy.types.Context) -> bpy.types.Scene:
@@ -158,7 +163,10 @@ def refuse_locked(strip: Any) -> None:
 def original_name(strip: Any) -> str:
     """File or folder name of the media a re-dubbed strip had before; empty if it is not re-dubbed."""
     record = record_of(strip)
-    return _base(record.media.filepath or record.media.directory) if record else ""
+    if record is None:
+        return ""
+    still = record.media.filenames[0] if len(record.media.filenames) == 1 else ""
+    return _base(record.media.filepath or still or record.media.directory)
 
 
 def collection_name(scene: bpy.types.Scene) -> str:
@@ -234,12 +242,16 @@ def read(strip: Any, scene: bpy.types.Scene, key: str) -> Shot:
     last = min(max(ceil(source_frame(end_visible - 1)), first), frames - 1)
     rate = speed * per_second
     head, count = 0, frames
-    if frames - (last - first + 1) > rate and not (skipped or skipped_end):
+    begin = start - skipped / speed
+    if len(media.filenames) == 1:
+        head, count, begin = round(first_visible - start), end_visible - first_visible, Fraction(first_visible)
+    elif frames - (last - first + 1) > rate and not (skipped or skipped_end):
         # More than a second is unused: leave it out. The new start must lie on a whole timeline frame, and where two
         # source frames are equally near Blender's rounding must not see another sum.
         if speed.denominator % 2:
             head = first // speed.numerator * speed.numerator
         count = last - head + 1
+        begin += head / speed
     return Shot(
         name=strip.name,
         key=key,
@@ -249,7 +261,7 @@ def read(strip: Any, scene: bpy.types.Scene, key: str) -> Shot:
         count=count,
         rate=rate,
         timeline_rate=per_second,
-        begin=start + (head - skipped) / speed,
+        begin=begin,
         visible=(first_visible, end_visible),
         adjusted=adjusted,
     )
@@ -336,7 +348,7 @@ def record_of(strip: Any) -> Record | None:
         _plausible(record.media, strip.type)
         and _is_text(record.absolute, record.take, record.rate)
         and type(record.head) is int
-        and record.head >= 0
+        and (record.head >= 0 or len(record.media.filenames) == 1)
         and Fraction(record.rate or 1) > 0
         and not (record.rate and record.media.filenames)
         and record.take == _base(playing)
@@ -417,10 +429,6 @@ def _refuse_unsuitable(strip: Any, scene: bpy.types.Scene) -> None:
             raise errors.LipSyncError(
                 f"{name} is under the speed effect “{effect.name}”.", "Remove it, or render it to a movie first."
             )
-    if strip.type == "IMAGE" and len(strip.elements) == 1 and record_of(strip) is None:
-        raise errors.LipSyncError(
-            f"{name} is a single still image.", "Use a movie or an image sequence, with one image for each frame."
-        )
 
 
 def _measure(media: Media, name: str) -> tuple[int, Fraction]:

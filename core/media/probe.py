@@ -21,6 +21,14 @@ from .images import decode_image
 from .planes import editable
 from .tags import Tags, no_tags, tags_of
 
+tied_kinds = {
+    "DYNAMIC_HDR_PLUS": "HDR10+ metadata",
+    "DYNAMIC_HDR_VIVID": "HDR Vivid metadata",
+    "DOVI_RPU_BUFFER": "Dolby Vision metadata",
+    "A53_CC": "closed captions inside the pictures",
+}
+"""FFmpeg's names of what a coded picture can hold beside its samples that our encoders are not given, and people's."""
+
 
 @dataclass(frozen=True)
 class SourceInfo:
@@ -66,6 +74,8 @@ class SourceInfo:
     """Of HDR footage, as x264 and x265 take it: G(x,y)B(x,y)R(x,y)WP(x,y)L(max,min) [SMPTE ST 2086]; empty: untold."""
     content_light: str = ""
     """Of HDR footage: MaxCLL,MaxFALL [CTA-861.3]; empty: untold."""
+    tied: tuple[str, ...] = ()
+    """What is tied to each coded picture, and so is lost when it is coded again."""
     tags: Tags = no_tags
 
     @property
@@ -129,6 +139,7 @@ def probe(path: str) -> SourceInfo:
             field_order=_field_order(frame, video),
             mastering_display=_mastering_display(frame),
             content_light=_content_light(frame),
+            tied=tuple(name for kind, name in tied_kinds.items() if frame.side_data.get(kind) is not None),
             tags=tags_of(container, video),
         )
 

@@ -4,20 +4,20 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
 import av
 import numpy as np
-from av.container import InputContainer, OutputContainer
+from av.container import OutputContainer
 from av.error import FFmpegError
 from av.stream import Discard, Stream
 
 from .probe import SourceInfo, open_movie
 from .read import indexed_containers
 
-Track = Iterator[tuple[Fraction, av.Packet]]
+Track = Generator[tuple[Fraction, av.Packet], None, None]
 """Packets of one stream of the new movie, each with its time in seconds after the first picture."""
 Blocks = Iterator[tuple[int, np.ndarray]]
 """Sound, (channels, n) float32 each, with the position of its first sample after the first picture."""
@@ -57,8 +57,8 @@ def source_tracks(
         quality: as for core.media.write.
     """
     with open_movie(info.path) as source:
-        known = [number for number, stream in enumerate(source.streams.audio) if stream.codec_context is not None]
-        return [_source_track(info, output, number, source, begin, length, quality) for number in known]
+        known = [stream for stream in source.streams.audio if stream.codec_context is not None]
+        return [_source_track(info, output, stream, begin, length, quality) for stream in known]
 
 
 def new_track(output: OutputContainer, sound: Sound, length: Fraction, quality: str = "high") -> Track:
@@ -104,22 +104,20 @@ def _even(blocks: Blocks) -> Iterator[np.ndarray]:
 def _source_track(
     info: SourceInfo,
     output: OutputContainer,
-    number: int,
-    source: InputContainer,
+    template: av.AudioStream,
     begin: Fraction,
     length: Fraction,
     quality: str,
 ) -> Track:
-    template = source.streams.audio[number]
     wanted = quality != "web" or template.codec_context.name in web_codecs
-    if wanted and _takes(output.format.name, template):
+    if wanted and takes(output.format.name, template):
         stream = output.add_stream_from_template(template)
-        track = _copied(info, number, stream, begin, length, keep_early=output.format.name != "matroska")
+        track = _copied(info, template.index, stream, begin, length, keep_early=output.format.name != "matroska")
     else:
         rate = template.codec_context.sample_rate
         layout = _speakers(template.codec_context.layout)
         stream = _new_stream(output, rate, layout, quality)
-        blocks = _decoded_blocks(info, number, begin, rate, layout)
+        blocks = _decoded_blocks(info, template.index, begin, rate, layout)
         track = _encoded(stream, blocks, rate, round(length * rate))
     told = {key: value for key in ("language", "title", "handler_name") if (value := template.metadata.get(key))}
     if "title" in told:
@@ -129,7 +127,7 @@ def _source_track(
     return track
 
 
-def _takes(container: str, template: av.AudioStream) -> bool:
+def takes(container: str, template: Stream) -> bool:
     """Whether the container can hold packets of this stream: found by writing a header to nowhere."""
     try:
         with av.open(io.BytesIO(), "w", format=container) as trial:
@@ -140,16 +138,14 @@ def _takes(container: str, template: av.AudioStream) -> bool:
     return True
 
 
-def _copied(
-    info: SourceInfo, number: int, stream: Stream, begin: Fraction, length: Fraction, keep_early: bool
-) -> Track:
+def _copied(info: SourceInfo, index: int, stream: Stream, begin: Fraction, length: Fraction, keep_early: bool) -> Track:
     """Packets of the source from the first that sounds with the pictures to the last.
 
     keep_early: the container hides what lies before the first picture (an edit list), so the packet that the
         decoder needs to get going can come along. Elsewhere it would push the pictures back.
     """
     early = Fraction(0)
-    for packet in _packets(info, number, begin):
+    for packet in packets(info, index, begin):
         assert packet.pts is not None
         duration = (packet.duration or 0) * packet.time_base
         time = packet.pts * packet.time_base - begin
@@ -166,11 +162,11 @@ def _copied(
         yield time, packet
 
 
-def _decoded_blocks(info: SourceInfo, number: int, begin: Fraction, rate: int, layout: str) -> Blocks:
+def _decoded_blocks(info: SourceInfo, index: int, begin: Fraction, rate: int, layout: str) -> Blocks:
     """The source's sound from about `begin` on."""
     resampler = av.AudioResampler(format="fltp", layout=layout, rate=rate)
     expected: int | None = None
-    for packet in _packets(info, number, begin):
+    for packet in packets(info, index, begin):
         try:
             frames = [frame for frame in packet.decode() if isinstance(frame, av.AudioFrame)]
         except FFmpegError:
@@ -187,22 +183,22 @@ def _decoded_blocks(info: SourceInfo, number: int, begin: Fraction, rate: int, l
                 expected += part.samples
 
 
-def _packets(info: SourceInfo, number: int, begin: Fraction) -> Iterator[av.Packet]:
-    """Packets of the sound stream `number`, counted among the sound streams, from about `begin` on."""
+def packets(info: SourceInfo, index: int, begin: Fraction, lead: Fraction = Fraction(1)) -> Iterator[av.Packet]:
+    """Packets of a stream of the source from about `lead` seconds before `begin` on."""
     with open_movie(info.path) as source:
-        ahead = begin - 1
+        ahead = begin - lead
         if info.container in indexed_containers and ahead > info.start:
             source.seek(int(ahead * av.time_base), backward=True)
-        stream = source.streams.audio[number]
+        stream = source.streams[index]
         for other in source.streams:
-            if other.index != stream.index:
+            if other.index != index:
                 other.discard = Discard.all
         try:
             for packet in source.demux(stream):
                 if packet.pts is not None and packet.size:
                     yield packet
         except FFmpegError:
-            return  # a damaged end: the sound stops where the file does
+            return  # a damaged end: the stream stops where the file does
 
 
 def _speakers(layout: av.AudioLayout) -> str:

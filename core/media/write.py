@@ -6,8 +6,9 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Protocol
@@ -17,6 +18,7 @@ from av.container import OutputContainer
 from av.error import FFmpegError
 
 from ..errors import OutputError
+from .along import tracks_along
 from .encodings import Encoding, choose
 from .fields import interlaced, setter
 from .images import encode_image
@@ -29,6 +31,10 @@ from .tags import later, needs_free_keys, write_tags
 
 threads = 4
 """Encoder threads: fixed, because the bytes that most encoders give depend on their number."""
+longest_wait = 3_000_000
+"""Microseconds for which the muxer holds pictures back until a packet of a stream that has few, as subtitles, comes."""
+static_hdr_encoders = ("libx264", "libx265")
+"""Encoders that write the mastering display and the content light level."""
 stream_tags = ("title", "language", "reel_name")
 """What the new picture stream says as the old one did; all else is about how the old one was coded."""
 
@@ -38,6 +44,8 @@ class Writer(Protocol):
 
     written: int
     """Pictures taken so far."""
+    warnings: tuple[str, ...]
+    """What of the source the output lacks, in sentences."""
 
     def add(self, picture: Picture) -> None:
         """Write the next picture.
@@ -77,11 +85,12 @@ def write(
     count: int,
     speech: Sound | None = None,
     label: Label | None = None,
+    in_order: bool = True,
 ) -> Iterator[Writer]:
     """Write `count` pictures as a movie, or for an image sequence as a folder of images with the source's names.
 
-    A movie gets the source's tags, timecode and chapters. An image that was not changed is the source's file again,
-    byte for byte; one that was changed gets the source's metadata (PNG and JPEG).
+    A movie gets the source's tags, timecode, chapters, subtitles, attachments and telemetry. An image that was not
+    changed is the source's file again, byte for byte; one that was changed gets the source's metadata (PNG and JPEG).
 
     The output grows under a temporary name beside its place (`.NAME.TOKEN.part` and the ending) and is moved there
     at a clean end. On any exception the temporary is removed and nothing is left.
@@ -97,6 +106,8 @@ def write(
         count: pictures that will be added.
         speech: what is heard with the sound `speech`.
         label: what the output says of how it was made; its record comes into place with it.
+        in_order: the pictures are those of the source from `start` on; else what is tied to its times (chapters,
+            subtitles, telemetry) does not come along.
 
     Raises:
         OutputError: the output exists, its folder cannot be written, its container cannot hold the pictures, or
@@ -112,7 +123,7 @@ def write(
     if info.kind == "images":
         opened = _image_writer(info, output, temporary, start, count, label)
     else:
-        movie = _MovieWriter(info, output, temporary, quality, label)
+        movie = _MovieWriter(info, output, temporary, quality, label, in_order)
         opened = movie.opened(sound, start, count, speech)
     try:
         with opened as writer:
@@ -141,14 +152,18 @@ def write(
 
 
 class _MovieWriter:
-    def __init__(self, info: SourceInfo, output: str, temporary: str, quality: str, label: Label | None) -> None:
+    def __init__(
+        self, info: SourceInfo, output: str, temporary: str, quality: str, label: Label | None, in_order: bool
+    ) -> None:
         self.written = 0
+        self.warnings: tuple[str, ...] = ()
         self._output = output
         self._info = info
         self._temporary = temporary
         self._quality = quality
         self._encoding = choose(info, quality, os.path.splitext(output)[1])
         self._label = label
+        self._in_order = in_order
         self._fields = setter(info)
         self._container: OutputContainer | None = None
         self._tracks: list[Track] = []
@@ -167,20 +182,26 @@ class _MovieWriter:
     def _open(self, sound: str, start: int, count: int, speech: Sound | None) -> None:
         info = self._info
         # bitexact: no library versions and no random numbers in the file.
-        options = {"fflags": "+bitexact"}
+        options = {"fflags": "+bitexact", "max_interleave_delta": str(longest_wait)}
         movflags = self._encoding.movflags + ("+use_metadata_tags" if needs_free_keys(info.tags) else "")
         if movflags and not self._temporary.endswith(".mkv"):
             options["movflags"] = movflags
         self._container = av.open(f"file:{self._temporary}", "w", container_options=options)
         self._video = _video_stream(self._container, info, self._encoding)
         length, begin = count / info.rate, info.start + start / info.rate
-        write_tags(self._container, info.tags, begin, length, later(info.tags.timecode, start, info.rate))
+        tags = info.tags if self._in_order else replace(info.tags, chapters=())
+        write_tags(self._container, tags, begin, length, later(tags.timecode, start, info.rate))
         if self._label and self._label.comment:
             _add_label(self._container, self._label)
         if sound == "source" and info.has_sound:
             self._tracks = source_tracks(info, self._container, begin, length, self._quality)
         elif sound == "speech" and speech is not None:
             self._tracks = [new_track(self._container, speech, length, self._quality)]
+        left_out: list[str] = []
+        if info.container and self._in_order:  # images have none
+            along, left_out = tracks_along(info, self._container, begin, length)
+            self._tracks += along
+        self.warnings = _warnings(info, self._encoding, os.path.splitext(self._output)[1].lower(), left_out)
         self._waiting = [next(track, None) for track in self._tracks]
 
     def add(self, picture: Picture) -> None:
@@ -190,13 +211,13 @@ class _MovieWriter:
         with _output_errors(self._output):
             assert self._container is not None
             self._container.mux(self._video.encode(frame))
-            # Sound goes along with the pictures, or the muxer would hold all of one until the other comes.
-            self._mux_sound(self.written / self._info.rate)
+            # The rest goes along with the pictures, or the muxer would hold all of one until the other comes.
+            self._mux_rest(self.written / self._info.rate)
 
     def _finish(self) -> None:
         assert self._container is not None
         self._container.mux(self._video.encode(None))
-        self._mux_sound(None)
+        self._mux_rest(None)
         self._container.close()
         self._container = None
         with open(self._temporary, "rb+") as file:
@@ -205,12 +226,12 @@ class _MovieWriter:
     def _close(self) -> None:
         container, self._container = self._container, None
         for track in self._tracks:
-            track.close()  # type: ignore[attr-defined]
+            track.close()
         if container is not None:
             with suppress(FFmpegError, OSError, ValueError):
                 container.close()
 
-    def _mux_sound(self, until: Fraction | None) -> None:
+    def _mux_rest(self, until: Fraction | None) -> None:
         assert self._container is not None
         for i, track in enumerate(self._tracks):
             while (waiting := self._waiting[i]) is not None and (until is None or waiting[0] <= until):
@@ -219,6 +240,8 @@ class _MovieWriter:
 
 
 class _ImageWriter:
+    warnings = ()
+
     def __init__(self, output: str, temporary: str, names: list[str], codec: str, label: Label | None) -> None:
         self.written = 0
         self._output = output
@@ -298,6 +321,18 @@ def _video_stream(container: OutputContainer, info: SourceInfo, encoding: Encodi
     if info.display_matrix:
         stream.set_display_matrix(info.display_matrix)
     return stream
+
+
+def _warnings(info: SourceInfo, encoding: Encoding, suffix: str, left_out: Sequence[str]) -> tuple[str, ...]:
+    tied = list(info.tied)
+    if (info.mastering_display or info.content_light) and encoding.codec not in static_hdr_encoders:
+        tied.append("the mastering display and light level of its HDR")
+    said = []
+    if left_out:
+        said.append(f"A {suffix} file cannot hold all of the source, so this is left out: {', '.join(left_out)}.")
+    if tied:
+        said.append(f"The new pictures are whole, but what cannot be coded with them is left out: {', '.join(tied)}.")
+    return tuple(said)
 
 
 def _add_label(container: OutputContainer, label: Label) -> None:

@@ -15,6 +15,8 @@ import signal
 import sys
 import threading
 import time
+from fractions import Fraction
+from math import ceil
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -55,6 +57,11 @@ def work(request: job.RedubJob) -> job.Result | job.Failure:
     sources = [Path(p) for p in (request.images or (request.video,))]
     numbers = [n for path in sources for n in footage.read_numbers(path)]
     count = request.frame_count or len(numbers) - request.start_frame
+    if request.sync_mode == "loop":
+        assert request.rate
+        length = Fraction(len(footage.samples(request.speech)), 16000)
+        count = ceil((request.speech_start + length) * request.rate)
+        numbers, sources = numbers * count, sources * count
     chosen = numbers[request.start_frame : request.start_frame + count]
     say(job.Progress("faces", count, count))
     if behave == "face":
@@ -75,6 +82,8 @@ def work(request: job.RedubJob) -> job.Result | job.Failure:
         return job.Failure("Cancelled", "The job was cancelled; nothing was changed.")
     new = [n | footage.dubbed for n in chosen]
     names = tuple(path.name for path in sources[request.start_frame : request.start_frame + count])
+    if request.sync_mode == "loop":
+        names = tuple(f"{i:04d}_{name}" for i, name in enumerate(names))
     if request.images:
         output.mkdir()
         for name, n in zip(names, new, strict=True):

@@ -81,10 +81,10 @@ def test_a_failed_strip_shows_in_the_exit_status_and_leaves_the_film(addon, film
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--strip", "three"], "has no movie or image-sequence strip “three”"),
+        (["--strip", "three"], "has no movie or image strip “three”"),
         (["--scene", "Act 2"], "There is no scene “Act 2”"),
         (["--nonsense"], "unrecognized arguments"),
-        (["--revert", "--strip", "three"], "has no movie or image-sequence strip “three”"),
+        (["--revert", "--strip", "three"], "has no movie or image strip “three”"),
         (["-o", "gone/film.blend"], "cannot be saved as"),
         (["--revert", "-o", "."], "it is a folder"),
     ],

@@ -134,6 +134,41 @@ def test_a_shot_is_dubbed_with_the_bundled_net(real_addon, shot, tmp_path):
     check_new_media(shot, tmp_path / "clip.mp4")
 
 
+@pytest.mark.parametrize("kind", ["png", "jpg"])
+def test_a_portrait_and_a_speech_are_a_talking_shot(real_addon, shot, tmp_path, kind):
+    """One picture held for a second: each of the new ones differs from it at the mouth and nowhere else."""
+    import av
+    import bpy
+    import numpy as np
+
+    def pixels(path):
+        with av.open(str(path)) as container:
+            return next(container.decode(video=0)).to_ndarray(format="rgb24").astype(int)
+
+    still = tmp_path / f"portrait.{kind}"
+    with av.open(str(tmp_path / "clip.mp4")) as container:
+        next(container.decode(video=0)).save(str(still))
+    scene = bpy.context.scene
+    editor = scene.sequence_editor
+    strips = editor.strips if hasattr(editor, "strips") else editor.sequences
+    strips.remove(shot)
+    strip = strips.new_image(name="portrait", filepath=str(still), channel=1, frame_start=6)
+    setattr(strip, real_addon.strips._handles[1], 31)
+    strip.select = True
+    bpy.context.preferences.addons[real_addon.root].preferences.device = "cpu"
+    assert bpy.ops.lipsync.redub() == {"FINISHED"}
+    assert real_addon.strips.visible(strip) == (6, 31) and len(strip.elements) == 25
+    old, new = pixels(still), [pixels(Path(strip.directory, element.filename)) for element in strip.elements]
+    changed = [np.abs(one - old).max(axis=-1) for one in new]
+    limit = 0 if kind == "png" else 8
+    assert all(difference[:100].max() <= limit for difference in changed), "it changes far from the face"
+    spread = np.ptp(new, axis=0).max(axis=-1)
+    assert spread.max() > 30, "the lips do not move"
+    assert bpy.ops.lipsync.revert() == {"FINISHED"}
+    assert [element.filename for element in strip.elements] == [still.name]
+    assert real_addon.strips.visible(strip) == (6, 31)
+
+
 @pytest.mark.skipif(not clips, reason="no folder ../shared/clips beside the project")
 @pytest.mark.parametrize("kind", ["GRID*.mpg", "VRT_1*.mp4"])
 def test_real_footage_on_the_timeline_gets_new_lips_and_its_old_ones_back(real_addon, shot, tmp_path, kind):

@@ -66,27 +66,41 @@ class Cut:
         """A movie added as the window's menu does it: played at its own rate, whatever the scene's."""
         import bpy
 
+        known = bpy.ops.sequencer.movie_strip_add.get_rna_type().properties.keys()
+        adjust = {"adjust_playback_rate": True} if "adjust_playback_rate" in known else {}
+        given = {"filepath": str(path), "sound": False, "use_framerate": False, **adjust}
+        return self.added_in_window("MOVIE", bpy.ops.sequencer.movie_strip_add, frame_start=start, **given)
+
+    def window_still(self, path, start, frames):
+        """A picture added as the window's menu does it."""
+        import bpy
+
+        operator = bpy.ops.sequencer.image_strip_add
+        known = operator.get_rna_type().properties.keys()
+        length = {"length": frames} if "length" in known else {"frame_end": start + frames}
+        given = {"directory": str(path.parent), "files": [{"name": path.name}], **length}
+        return self.added_in_window("IMAGE", operator, frame_start=start, **given)
+
+    def added_in_window(self, kind, operator, **given):
+        import bpy
+
         window = bpy.context.window_manager.windows[0]
         area = window.screen.areas[0]
         area.ui_type = "SEQUENCE_EDITOR"
         area.spaces.active.view_type = "SEQUENCER"
-        operator = bpy.ops.sequencer.movie_strip_add
-        known = operator.get_rna_type().properties.keys()
+        if "move_strips" in operator.get_rna_type().properties:
+            given["move_strips"] = False
         with bpy.context.temp_override(window=window, screen=window.screen, area=area):
-            operator(
-                filepath=str(path), frame_start=start, channel=1, sound=False, use_framerate=False,
-                **({"adjust_playback_rate": True} if "adjust_playback_rate" in known else {}),
-                **({"move_strips": False} if "move_strips" in known else {}),
-            )  # fmt: skip
-        strip = next(s for s in self.addon.strips.all_strips(self.scene) if s.type == "MOVIE")
+            operator(channel=1, **given)
+        strip = next(s for s in self.addon.strips.all_strips(self.scene) if s.type == kind)
         strip.name, strip.select = "shot", True
         return strip
 
     def trim(self, strip, first, end):
         """Moves the handles; `end` exclusive."""
         names = self.addon.strips._handles
+        setattr(strip, names[1], end)  # first: a still's left handle goes no further than its right one
         setattr(strip, names[0], first)
-        setattr(strip, names[1], end)
 
     def effect(self, kind, strip):
         import bpy
@@ -206,6 +220,70 @@ def test_an_image_sequence_keeps_its_elements(cut, echo, tmp_path):
     assert cut.state(strip)["elements"] == before["elements"]
     bpy.ops.lipsync.revert()
     assert cut.state(strip) == before
+
+
+@pytest.mark.parametrize(
+    ("start", "first", "end", "rate"),
+    [(11, 11, 41, (25, 1)), (11, 31, 48, (25, 1)), (11, 4, 40, (30, 1.001)), (11, 11, 12, (24, 1.001))],
+)
+def test_a_still_becomes_a_talking_shot_of_its_length_in_its_place(cut, echo, tmp_path, start, first, end, rate):
+    """One picture and a speech, the handle at its start dragged to either side too; revert gives the still again."""
+    import bpy
+
+    cut.scene.render.fps, cut.scene.render.fps_base = rate
+    footage.write_image(tmp_path / "portrait.png", 77)
+    strip = cut.images([tmp_path / "portrait.png"], start=start)
+    cut.trim(strip, first, end)
+    strip.transform.offset_x, strip["note"] = 4, "mine"
+    blur = cut.effect("GAUSSIAN_BLUR", strip)
+    cut.speech(seconds=1.5)
+    before = cut.state(strip)
+    assert cut.addon.strips.visible(strip) == cut.addon.strips.visible(blur) == (first, end)
+    assert cut.shown(first, end - 1, "before") == [77] * (end - first)
+
+    assert cut.redub() == {"FINISHED"}
+    job = cut.jobs(echo)[0]
+    assert (job["images"], job["start_frame"], job["frame_count"]) == ([str(tmp_path / "portrait.png")], 0, None)
+    assert len(strip.elements) == end - first and Path(strip.directory) == tmp_path / "lipsync" / "portrait_lipsync_001"
+    assert cut.addon.strips.original_name(strip) == "portrait.png"
+    assert cut.addon.strips.visible(strip) == cut.addon.strips.visible(blur) == (first, end)
+    assert cut.shown(first, end - 1, "after") == marked([77] * (end - first))
+    assert strip.transform.offset_x == 4 and strip["note"] == "mine"
+
+    assert bpy.ops.lipsync.revert() == {"FINISHED"}
+    assert cut.state(strip) == before
+    assert cut.addon.strips.visible(blur) == (first, end)
+
+
+def test_a_talking_still_that_was_moved_and_made_longer_is_made_anew_and_goes_back(cut, echo, tmp_path):
+    import bpy
+
+    (tmp_path / "film").mkdir()
+    bpy.ops.wm.save_as_mainfile(filepath=str(tmp_path / "film" / "a.blend"))
+    footage.write_image(tmp_path / "film" / "portrait.png", 77)
+    strip = cut.window_still(tmp_path / "film" / "portrait.png", 21, 30)
+    cut.speech(start=1, seconds=12, clicks=(2.0,))
+    cut.redub()
+    assert cut.shown(21, 50, "first") == marked([77] * 30)
+    setattr(strip, cut.addon.strips._start, getattr(strip, cut.addon.strips._start) + 10)
+    cut.trim(strip, 31, 81)
+    assert cut.redub() == {"FINISHED"}
+    job, wave = cut.jobs(echo)[1], footage.samples(echo / "1.wav")
+    # The click is heard at 2 s, in frame 51: 20 frames after the strip's first.
+    place = Fraction(int((wave > 30000).argmax()), 16000) + Fraction(job["speech_start"])
+    assert abs(place - Fraction(20, 25)) <= Fraction(1, 16000)
+    assert len(strip.elements) == 50 and Path(strip.directory).name == "portrait_lipsync_002"
+    bpy.ops.wm.save_mainfile()
+    bpy.ops.wm.open_mainfile(filepath=bpy.data.filepath)
+    cut.scene = bpy.context.scene
+    cut.editor = cut.scene.sequence_editor
+    (strip,) = [s for s in cut.addon.strips.all_strips(cut.scene) if s.type == "IMAGE"]
+    assert cut.shown(31, 80, "second") == marked([77] * 50)
+    strip.select = True
+    assert bpy.ops.lipsync.revert() == {"FINISHED"}
+    assert [e.filename for e in strip.elements] == ["portrait.png"]
+    assert cut.addon.strips.visible(strip) == (31, 81)
+    assert cut.shown(31, 80, "reverted") == [77] * 50
 
 
 @pytest.mark.parametrize(
@@ -488,7 +566,7 @@ def test_what_cannot_be_dubbed_is_refused_in_one_sentence(cut, echo, tmp_path):
         assert "Traceback" not in str(caught.value)
         return str(caught.value)
 
-    assert "No movie or image-sequence strip is selected" in complaint()
+    assert "No movie or image strip is selected" in complaint()
     strip = cut.movie(clip)
     strip.lock = True
     assert "is locked" in complaint()

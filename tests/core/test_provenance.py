@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -98,7 +99,7 @@ def test_the_record_says_from_what_and_how_but_not_from_where(make_job: Callable
     redub.run(job)
     text = Path(f"{job.output}.lipsync.json").read_text(encoding="utf-8")
     record = json.loads(text)
-    for told, path in ((record["inputs"]["pictures"][0], job.video), (record["inputs"]["speech"], job.speech)):
+    for told, path in ((record["inputs"]["pictures"][0], job.video), (record["inputs"]["speech"][0], job.speech)):
         assert told == {"name": Path(path).name, "bytes": os.path.getsize(path), "sha256": sha256(path)}
     assert record["model"]["file"]["sha256"] == sha256(job.model)
     assert record["model"]["name"] == "tiny", "a card without a name: the file's"
@@ -108,6 +109,20 @@ def test_the_record_says_from_what_and_how_but_not_from_where(make_job: Callable
     assert record["digital_source_type"] == provenance.source_type
     assert record["result"] == {"frames": 6, "changed": [[1, 5]], "untouched": [[0, 0, "before the speech"]]}
     assert str(Path(job.output).parent) not in text, "a folder's name is nobody's business"
+
+
+def test_everybodys_speech_is_an_input_with_its_hash(
+    make_job: Callable[..., RedubJob], make_speech: Callable[..., Path]
+) -> None:
+    """A record that names the first voice only hides whose words the second person was given."""
+    job = make_job("new.mp4")
+    other = make_speech(0.5).rename(Path(job.speech).with_name("second.wav"))
+    job = replace(job, speech=str(make_speech(1.2)), face="track:0", others=(("track:1", str(other), Fraction(1, 5)),))
+    record = json.loads(provenance.label(job, [job.video], {}, frames=1, changed=[], untouched=[]).record)
+    assert [(one["name"], one["sha256"]) for one in record["inputs"]["speech"]] == [
+        (Path(path).name, sha256(path)) for path in (job.speech, other)
+    ]
+    assert (record["settings"]["face"], record["settings"]["others"]) == ("track:0", [["track:1", "1/5"]])
 
 
 def test_the_bundled_models_card_is_named(make_job: Callable[..., RedubJob]) -> None:
