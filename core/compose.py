@@ -274,8 +274,8 @@ class DetailMatch:
     def restart(self) -> None:
         self._running = None
 
-    def match(self, patch: Patch, source: np.ndarray, lips: np.ndarray, to_crop: np.ndarray, size: int) -> Patch:
-        """A patch for `source` (height, width, 3), the picture it will lie over, with its detail enlarged.
+    def match(self, patch: Patch, source: faces.Pixels, lips: np.ndarray, to_crop: np.ndarray, size: int) -> Patch:
+        """A patch for `source`, the picture it will lie over, with its detail enlarged.
 
         Args:
             lips: (k, 2) points around the source's lips in crop units: the detail is compared there.

@@ -14,11 +14,15 @@ import numpy as np
 from scipy.ndimage import gaussian_filter1d
 
 from .mesh import face_oval, rigid, rigid_in_crop
+from .pixels import Pixels
 
 smoothing = 0.05
 """Standard deviation in seconds of the Gaussian that takes the detector's jitter out of a crop's path."""
 box_chin = 10.0
 """Frame pixels that Wav2Lip adds to its box below the chin, whatever the face's size (its `--pads 0 10 0 0`)."""
+
+around = 2
+"""Frame pixels around a crop that its interpolation may ask for."""
 
 Place = Callable[[np.ndarray, float], np.ndarray]
 """How a crop lies: the mesh points (n, 478, 2) of an unbroken run of frames, in frame pixels, and their rate → its
@@ -81,13 +85,23 @@ def expand(to_crop: np.ndarray, margin: float) -> np.ndarray:
     return wider
 
 
-def crop(rgb: np.ndarray, to_crop: np.ndarray, size: int) -> np.ndarray:
-    """The aligned face (size, size, 3) uint8 of a frame (H, W, 3) uint8, without aliasing; edges are repeated."""
+def crop(frame: Pixels, to_crop: np.ndarray, size: int) -> np.ndarray:
+    """The aligned face (size, size, 3) uint8 of a frame, without aliasing; edges are repeated."""
     pixels = 1 / np.linalg.norm(to_crop[:, :2], axis=1).min() / size  # frame pixels for one crop pixel
     oversample = max(1, int(np.ceil(pixels)))
     large = size * oversample
+    near = _corners(to_crop)
+    shape = np.array(frame.shape[1::-1])
+    first = np.clip(np.floor(near.min(0)).astype(int) - around, 0, shape - 1)
+    last = np.clip(np.ceil(near.max(0)).astype(int) + around, first + 1, shape)
+    part = to_crop.copy()
+    part[:, 2] += to_crop[:, :2] @ first
     picture = cv2.warpAffine(
-        rgb, _cv2_affine(to_crop * large), (large, large), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
+        frame[first[1] : last[1], first[0] : last[0]],
+        _cv2_affine(part * large),
+        (large, large),
+        flags=cv2.INTER_LINEAR,
+        borderMode=cv2.BORDER_REPLICATE,
     )
     return cv2.resize(picture, (size, size), interpolation=cv2.INTER_AREA) if oversample > 1 else picture
 
@@ -104,7 +118,7 @@ def uncrop(
     """
     size = patch.shape[0]
     height, width = frame_shape[:2]
-    corners = cv2.transform(np.array([[[0, 0], [1, 0], [1, 1], [0, 1]]], float), cv2.invertAffineTransform(to_crop))[0]
+    corners = _corners(to_crop)
     x0, y0 = np.clip(np.floor(corners.min(0)).astype(int), 0, (width, height))
     x1, y1 = np.clip(np.ceil(corners.max(0)).astype(int), 0, (width, height))
     if x1 <= x0 or y1 <= y0:
@@ -124,6 +138,11 @@ def uncrop(
     v = to_crop[1, 0] * columns + to_crop[1, 1] * rows + to_crop[1, 2]
     inside = np.minimum(np.minimum(u, 1 - u), np.minimum(v, 1 - v)) * size
     return int(x0), int(y0), np.clip(picture, 0, 255), np.clip(inside + 0.5, 0, 1).astype(np.float32)
+
+
+def _corners(to_crop: np.ndarray) -> np.ndarray:
+    """(4, 2): the crop's corners in frame pixels."""
+    return cv2.transform(np.array([[[0, 0], [1, 0], [1, 1], [0, 1]]], float), cv2.invertAffineTransform(to_crop))[0]
 
 
 def _cv2_affine(affine: np.ndarray) -> np.ndarray:
