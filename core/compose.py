@@ -131,7 +131,7 @@ def mask(
     spread = max(feather * unit, 0.5)
     blurred = cv2.GaussianBlur(area.astype(np.float32) / 255, (0, 0), spread, borderType=cv2.BORDER_CONSTANT)
     inside = np.clip(2 * blurred - 1, 0, 1)  # a straight edge blurs to one half on the edge itself
-    across, down = np.meshgrid(x + np.arange(width) + 0.5, y + np.arange(height) + 0.5)
+    across, down = x + np.arange(width) + 0.5, y + np.arange(height)[:, None] + 0.5
     u = linear[0, 0] * across + linear[0, 1] * down + to_crop[0, 2]
     v = linear[1, 0] * across + linear[1, 1] * down + to_crop[1, 2]
     from_edge = np.minimum(np.minimum(u, 1 - u), np.minimum(v - generated_top, 1 - v))
@@ -274,8 +274,8 @@ class DetailMatch:
     def restart(self) -> None:
         self._running = None
 
-    def match(self, patch: Patch, source: np.ndarray, lips: np.ndarray, to_crop: np.ndarray, size: int) -> Patch:
-        """A patch for `source` (height, width, 3), the picture it will lie over, with its detail enlarged.
+    def match(self, patch: Patch, source: faces.Pixels, lips: np.ndarray, to_crop: np.ndarray, size: int) -> Patch:
+        """A patch for `source`, the picture it will lie over, with its detail enlarged.
 
         Args:
             lips: (k, 2) points around the source's lips in crop units: the detail is compared there.
@@ -358,12 +358,14 @@ def patch(
     Returns:
         The patch, no larger than its mask; None where nothing of the mask lies inside the frame.
     """
-    x, y, rgb, valid = faces.uncrop(generated, to_crop, shape)
+    hull = (face - to_crop[:, 2]) @ np.linalg.inv(to_crop[:, :2]).T
+    (left, top), (right, bottom) = np.floor(hull.min(0)).astype(int) - 2, np.ceil(hull.max(0)).astype(int) + 2
+    x, y, rgb, valid = faces.uncrop(generated, to_crop, shape, (left, top, right, bottom))
     if not rgb.size:
         return None
     alpha = mask(face, to_crop, x, y, rgb.shape[1], rgb.shape[0], feather) * valid * np.float32(strength)
     if front is not None:
-        stays = faces.uncrop(front, to_crop, shape)[2]
+        stays = faces.uncrop(front, to_crop, shape, (left, top, right, bottom))[2]
         alpha *= 1 - np.clip(stays, 0, 1)
         alpha[alpha < 1 / 512] = 0
     rows, columns = np.flatnonzero(alpha.any(axis=1)), np.flatnonzero(alpha.any(axis=0))
@@ -378,7 +380,7 @@ def skin_in_patch(patch: Patch, face: np.ndarray, lips: np.ndarray, to_crop: np.
     height, width = patch.alpha.shape
     unit = 1 / np.sqrt(abs(np.linalg.det(to_crop[:, :2])))
     side = max(16, round(min(unit, 256)))
-    area = faces.uncrop(skin(face, lips, side).astype(np.float32), to_crop, (patch.y + height, patch.x + width))
-    x, y, whole, _ = area
-    inside = whole[patch.y - y : patch.y - y + height, patch.x - x : patch.x - x + width]
+    right, bottom = patch.x + width, patch.y + height
+    box = patch.x, patch.y, right, bottom
+    inside = faces.uncrop(skin(face, lips, side).astype(np.float32), to_crop, (bottom, right), box)[2]
     return (inside > 0.5) & (patch.alpha > 0.8)

@@ -12,7 +12,7 @@ from dataclasses import replace
 import cv2
 import numpy as np
 
-from . import compose
+from . import compose, faces
 
 bands = (1.0, 2.0)
 """Standard deviations, in frame pixels, of the blurs between which the bands lie: the finer is above the first."""
@@ -41,11 +41,11 @@ class GrainMatch:
     def restart(self) -> None:
         self._running = None
 
-    def match(self, patch: compose.Patch, source: np.ndarray, skin: np.ndarray, frame: int) -> compose.Patch:
+    def match(self, patch: compose.Patch, source: faces.Pixels, skin: np.ndarray, frame: int) -> compose.Patch:
         """The patch with the grain that it lacks.
 
         Args:
-            source: (height, width, 3), the picture the patch will lie over.
+            source: the picture the patch will lie over.
             skin: (h, w) bool, where in the patch both show skin.
             frame: seeds the noise: a frame made again gets the same bytes.
         """

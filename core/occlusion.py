@@ -101,14 +101,14 @@ class Watch:
     ) -> None:
         self._net.close()
 
-    def add(self, frame: int, rgb: np.ndarray) -> None:
-        """Looks at a frame (H, W, 3) uint8 in which the face was found; frames rise."""
+    def add(self, frame: int, picture: faces.Pixels) -> None:
+        """Looks at a frame in which the face was found; frames rise."""
         to_crop = self._track.to_crop[frame]
-        small = faces.crop(rgb, to_crop, cells * 4)
+        small = faces.crop(picture, to_crop, cells * 4)
         small = cv2.resize(small, (cells, cells), interpolation=cv2.INTER_AREA)[top:]
         self._looks[frame] = np.clip(np.rint(small @ compose.to_ycc.T + (0, 128, 128)), 0, 255)
         if frame >= self._next_look:
-            hands = self._look_for_hands(rgb, to_crop)
+            hands = self._look_for_hands(picture, to_crop)
             if hands is not None:
                 self._hands[frame] = hands
             self._next_look = frame + (1 if hands is not None else max(1, round(self._rate / hand_looks)))
@@ -229,9 +229,10 @@ class Watch:
         parts = [cv2.resize(p, (cells, cells), interpolation=cv2.INTER_AREA)[top:] for p in (around, *whole_and_lips)]
         return parts[0], parts[1], parts[2]
 
-    def _look_for_hands(self, rgb: np.ndarray, to_crop: np.ndarray) -> np.ndarray | None:
+    def _look_for_hands(self, picture: faces.Pixels, to_crop: np.ndarray) -> np.ndarray | None:
         """(rows, cells) float32 of the crop that hands cover; None without a hand in or beside the crop."""
-        found = self._net.process(faces.crop(rgb, faces.expand(to_crop, hand_room), hand_size)).multi_hand_landmarks
+        around = faces.crop(picture, faces.expand(to_crop, hand_room), hand_size)
+        found = self._net.process(around).multi_hand_landmarks
         if not found:
             return None
         fine = cells * 4

@@ -91,7 +91,7 @@ def find(
         with opened:
             follower = faces.Follower(opened)
             for number, picture in enumerate(media.read(info, footage.start, footage.count), 1):
-                follower.add(picture.rgb())
+                follower.add(picture)
                 done(number)
             people = follower.finish()
         if cached:

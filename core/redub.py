@@ -400,7 +400,7 @@ def choose_references(
     best: dict[int, tuple[float, np.ndarray]] = {}
     for frame, picture in shot.between(sorted(wanted)):
         if frame in wanted:
-            crop = faces.crop(picture.rgb(), track.to_crop[frame], size)
+            crop = faces.crop(picture, track.to_crop[frame], size)
             sharpness = reference.sharpness(crop)
             if wanted[frame] not in best or sharpness > best[wanted[frame]][0]:
                 best[wanted[frame]] = sharpness, crop
@@ -449,15 +449,14 @@ class _Painter:
         chosen = [i for i in range(len(pictures)) if self._strength[first + i] > 0]
         if not chosen:
             return
-        frames = [pictures[i].rgb() for i in chosen]
-        crops = [faces.crop(rgb, self._to_crop[first + i], self._size) for i, rgb in zip(chosen, frames, strict=True)]
+        crops = [faces.crop(pictures[i], self._to_crop[first + i], self._size) for i in chosen]
         shots = [int(self._shot_of[first + i]) for i in chosen]
         references = [self._references.get(shot, crop) for shot, crop in zip(shots, crops, strict=True)]
         mouths = self._engine.generate(np.stack(crops), np.stack(references), heard[chosen])
-        for i, rgb, crop, mouth in zip(chosen, frames, crops, mouths, strict=True):
-            self._paste(first + i, pictures[i], rgb, crop, mouth)
+        for i, crop, mouth in zip(chosen, crops, mouths, strict=True):
+            self._paste(first + i, pictures[i], crop, mouth)
 
-    def _paste(self, frame: int, picture: media.Picture, rgb: np.ndarray, crop: np.ndarray, mouth: np.ndarray) -> None:
+    def _paste(self, frame: int, picture: media.Picture, crop: np.ndarray, mouth: np.ndarray) -> None:
         """One generated crop into its picture."""
         if self._painted != frame - 1 or self._shot_of[frame] != self._shot_of[self._painted]:
             for each in (self._colour, self._edge, self._detail, self._grain):
@@ -471,23 +470,24 @@ class _Painter:
             skin &= front < 0.1
         matched = self._colour.match(mouth, crop, skin)
         matched = self._edge.match(matched, crop, face, lips, front)
-        patch = compose.patch(matched, face, to_crop, rgb.shape, self._strength[frame], self._feather, front)
+        patch = compose.patch(matched, face, to_crop, picture.shape, self._strength[frame], self._feather, front)
         if patch is None:
             return
         stages = {"patch": patch.rgb}
         if self._restorer:
-            patch = self._restorer.restore(patch, rgb, to_crop)
+            patch = self._restorer.restore(patch, picture, to_crop)
             stages["restored"] = patch.rgb
-        patch = self._detail.match(patch, rgb, lips, to_crop, len(crop))
+        patch = self._detail.match(patch, picture, lips, to_crop, len(crop))
         stages["sharpened"] = patch.rgb
-        patch = self._grain.match(patch, rgb, compose.skin_in_patch(patch, face, lips, to_crop), frame)
+        patch = self._grain.match(patch, picture, compose.skin_in_patch(patch, face, lips, to_crop), frame)
         stages["grained"] = patch.rgb
+        before = picture.rgb() if self._debug.wants(frame) else None
         picture.blend(patch.x, patch.y, patch.rgb, patch.alpha)
-        if self._debug.wants(frame):
+        if before is not None:
             shown = {"crop": crop, "mouth": mouth, "matched": matched, "skin": skin * 255.0, "mask": patch.alpha * 255}
             if front is not None:
                 shown["front"] = front * 255
-            self._debug.save(frame, before=rgb, after=picture.rgb(), **shown, **stages)
+            self._debug.save(frame, before=before, after=picture.rgb(), **shown, **stages)
 
 
 def _look_in_front(shot: Shot, track: faces.Track, go_on: Callable[[], None]) -> occlusion.Hidden:
@@ -495,7 +495,7 @@ def _look_in_front(shot: Shot, track: faces.Track, go_on: Callable[[], None]) ->
     with occlusion.Watch(track, float(shot.rate)) as watch:
         for frame, picture in enumerate(shot.pictures()):
             if track.found[frame]:
-                watch.add(frame, picture.rgb())
+                watch.add(frame, picture)
             go_on()
         return watch.finish()
 

@@ -86,16 +86,16 @@ class Restorer:
             raise ModelError(f"{self._path} gives {made.shape} and no square RGB picture.", hint)
         return np.clip(np.nan_to_num(made[0].transpose(1, 2, 0)) * 127.5 + 127.5, 0, 255)
 
-    def restore(self, patch: compose.Patch, source: np.ndarray, to_crop: np.ndarray) -> compose.Patch:
+    def restore(self, patch: compose.Patch, source: faces.Pixels, to_crop: np.ndarray) -> compose.Patch:
         """The patch as the net gives it back.
 
         Args:
-            source: (height, width, 3) uint8, the picture the patch will lie over.
+            source: the picture the patch will lie over.
             to_crop: (2, 3), frame pixels to crop units.
         """
         height, width = patch.alpha.shape
         box = np.s_[patch.y : patch.y + height, patch.x : patch.x + width]
-        painted = source.copy()
+        painted = source[:, :].copy()
         alpha = patch.alpha[..., None]
         painted[box] = np.clip(np.rint(painted[box] + alpha * (patch.rgb - painted[box])), 0, 255)
         to_face = to_crop / zoom

@@ -71,12 +71,11 @@ def draw_sheet(footage: people.Footage, found: People) -> np.ndarray:
     for frame, picture in enumerate(media.read(footage.info, footage.start, max(wanted) + 1)):
         if frame not in wanted:
             continue
-        rgb = picture.rgb()
         for row, track, some in zip(tiles, found.tracks, chosen, strict=True):
             for i in some[track.frames[some] == frame]:
-                row.append(_tile(rgb, track, int(i), footage.start + frame))
+                row.append(_tile(picture, track, int(i), footage.start + frame))
         if frame == overview:
-            top = _overview(rgb, found, frame)
+            top = _overview(picture.rgb(), found, frame)
     rows = [_row(n, footage, track, row) for n, (track, row) in enumerate(zip(found.tracks, tiles, strict=True), 1)]
     return np.vstack([_titled(f"frame {footage.start + overview}", top), *rows])
 
@@ -104,9 +103,9 @@ def _overview(rgb: np.ndarray, found: People, frame: int) -> np.ndarray:
     return small
 
 
-def _tile(rgb: np.ndarray, track: FaceTrack, i: int, frame: int) -> np.ndarray:
+def _tile(shown: faces.Pixels, track: FaceTrack, i: int, frame: int) -> np.ndarray:
     points = track.origin[i, :2] + track.origin[i, 2] * track.mesh[i]
-    picture = faces.crop(rgb, faces.expand(faces.fit(points[None])[0], margin), tile)
+    picture = faces.crop(shown, faces.expand(faces.fit(points[None])[0], margin), tile)
     _write(picture, str(frame), (4, tile - 5), ink)
     return picture
 

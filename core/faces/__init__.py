@@ -4,6 +4,7 @@
 from .align import Place, crop, expand, fit, place_aligned, place_box, smooth, uncrop
 from .follow import Follower
 from .mesh import lip_opening
+from .pixels import Pixels
 from .track import Tracker
 from .tracks import FaceTrack, People, Track, follow_through
 
@@ -11,6 +12,7 @@ __all__ = [
     "FaceTrack",
     "Follower",
     "People",
+    "Pixels",
     "Place",
     "Track",
     "Tracker",

@@ -8,6 +8,8 @@ from typing import Protocol, Self
 
 import numpy as np
 
+from .pixels import Pixels
+
 Box = tuple[float, float, float]
 """A face: its middle (x, y) and the longer of its sides, in pixels."""
 Window = tuple[int, int, int]
@@ -35,11 +37,10 @@ class Detector(Protocol):
         """All faces seen in a picture (H, W, 3) uint8, the largest first."""
         ...
 
-    def points(self, rgb: np.ndarray, window: Window, slot: int, fresh: bool) -> np.ndarray | None:
+    def points(self, frame: Pixels, window: Window, slot: int, fresh: bool) -> np.ndarray | None:
         """The face in a window of a frame.
 
         Args:
-            rgb: (H, W, 3) uint8.
             slot: a small number from 0 up; what follows one face keeps to one slot from frame to frame.
             fresh: the slot's face or its window is not that of the frame before.
 

@@ -22,6 +22,7 @@ import torch
 from ..errors import ModelError
 from .detect import Box, Window, window_factor
 from .mean_face import mean_face
+from .pixels import Pixels
 
 weights = {"s3fd": "s3fd-619a316812.pth", "fan": "2DFAN4-11f355bf06.pth.tar"}
 """Files as the package's authors publish them."""
@@ -96,13 +97,13 @@ class FaceAlignmentNet:
         boxes = [((a + c) / 2, (b + d) / 2, max(c - a, d - b)) for a, b, c, d in seen.tolist()]
         return sorted(boxes, key=lambda box: -box[2])
 
-    def points(self, rgb: np.ndarray, window: Window, slot: int, fresh: bool) -> np.ndarray | None:
+    def points(self, frame: Pixels, window: Window, slot: int, fresh: bool) -> np.ndarray | None:
         left, top, side = window
         x, y, half = left + side / 2, top + side / 2, side / window_factor / 2
-        if not (0 <= x < rgb.shape[1] and 0 <= y < rgb.shape[0]):
+        if not (0 <= x < frame.shape[1] and 0 <= y < frame.shape[0]):
             return None
         face = np.array([x - half, y - half, x + half, y + half])
-        landmarks, scores, _ = self._net.get_landmarks_from_image(rgb, [face], return_landmark_score=True)
+        landmarks, scores, _ = self._net.get_landmarks_from_image(frame[:, :], [face], return_landmark_score=True)
         return to_mesh(landmarks[0]) if scores[0].mean() >= least_score else None
 
 

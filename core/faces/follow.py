@@ -16,6 +16,7 @@ import numpy as np
 from .detect import Box, Detector, Window, window_factor
 from .looks import gallery, join, look, unlike
 from .mesh import face_oval
+from .pixels import Pixels
 from .tracks import FaceTrack, People, Piece, jumped, pack
 
 look_every = 10
@@ -68,20 +69,20 @@ class Follower:
         self._looked = self._lost = -missing_for
         self._without = 0
 
-    def add(self, rgb: np.ndarray) -> list[np.ndarray]:
-        """Looks at the next frame, (H, W, 3) uint8.
+    def add(self, frame: Pixels) -> list[np.ndarray]:
+        """Looks at the next frame.
 
         Returns:
             The points (478, 2) of each face followed, in frame pixels.
         """
         number = len(self._shots)
-        cut = self._is_cut(rgb)
+        cut = self._is_cut(frame)
         self._shots.append(self._shots[-1] + cut if self._shots else 0)
         if cut:
             self._live.clear()
         seen: list[tuple[_Live, np.ndarray]] = []
         for face in self._live:
-            points = self._points(rgb, face)
+            points = self._points(frame, face)
             if points is None:
                 self._lost = number
             else:
@@ -89,16 +90,16 @@ class Follower:
                     face.piece = self._new_piece()
                 seen.append((face, points))
         if self._most > 1:
-            seen = self._without_doubles(rgb, seen, number)
+            seen = self._without_doubles(frame, seen, number)
         self._live = [face for face, _ in seen]
         if self._must_look(number, cut):
             self._looked = number
-            self._find(rgb, seen, cut or number == 0)
+            self._find(frame, seen, cut or number == 0)
         self._without = 0 if seen else self._without + 1
         if self._most > 1:
             self._divide_crossed(seen)
         for face, points in seen:
-            self._record(rgb, face, points, number)
+            self._record(frame, face, points, number)
         return [points for _, points in seen]
 
     def finish(self) -> People:
@@ -114,9 +115,9 @@ class Follower:
         tracks.sort(key=lambda track: (int(track.frames[0]), float(track.origin[0, 0])))
         return People(shots, tuple(tracks))
 
-    def _is_cut(self, rgb: np.ndarray) -> bool:
-        step = max(1, min(rgb.shape[:2]) // 128)  # thin first: resizing 4K by area costs more than the face mesh
-        small = cv2.resize(np.ascontiguousarray(rgb[::step, ::step]), (48, 48), interpolation=cv2.INTER_AREA)
+    def _is_cut(self, frame: Pixels) -> bool:
+        step = max(1, min(frame.shape[:2]) // 128)  # thin first: resizing 4K by area costs more than the face mesh
+        small = cv2.resize(np.ascontiguousarray(frame[::step, ::step]), (48, 48), interpolation=cv2.INTER_AREA)
         before, self._thumbnail = self._thumbnail, small.astype(np.float32)
         return before is not None and float(np.abs(self._thumbnail - before).mean()) > cut_difference
 
@@ -130,25 +131,26 @@ class Follower:
             return lately < lost_for or number - self._looked >= look_again
         return number - self._looked >= (look_every if len(self._live) > 1 else 2 * look_every)
 
-    def _find(self, rgb: np.ndarray, seen: list[tuple[_Live, np.ndarray]], begin: bool) -> None:
+    def _find(self, frame: Pixels, seen: list[tuple[_Live, np.ndarray]], begin: bool) -> None:
         """Adds faces that are not followed yet to `seen` and begins to follow them."""
-        for box in self._boxes(rgb, begin):
+        for box in self._boxes(frame, begin):
             if len(self._live) >= self._most:
                 break
             if any(_same_place(box, _box(points)) for _, points in seen):
                 continue
             slot = next(i for i in range(len(self._live) + 1) if all(face.slot != i for face in self._live))
             face = _Live(_window_around(box), slot, Piece())
-            points = self._points(rgb, face)
+            points = self._points(frame, face)
             if points is None or any(_same_place(_box(points), _box(others)) for _, others in seen):
                 continue
             face.piece = self._new_piece()
             self._live.append(face)
             seen.append((face, points))
 
-    def _boxes(self, rgb: np.ndarray, begin: bool) -> list[Box]:
+    def _boxes(self, frame: Pixels, begin: bool) -> list[Box]:
         """Faces, the largest first. Where none is seen, and when a shot begins, tiles are searched for small ones."""
-        height, width = rgb.shape[:2]
+        height, width = frame.shape[:2]
+        rgb = frame[:, :]
         boxes = self._detector.boxes(rgb)
         coarse, fine = max(height, width) * 6 // 10, max(height, width) * 3 // 10
         sides = [coarse] if begin and self._most > 1 else []
@@ -163,13 +165,13 @@ class Follower:
                 break
         return sorted(boxes, key=lambda box: -box[2])
 
-    def _points(self, rgb: np.ndarray, face: _Live) -> np.ndarray | None:
+    def _points(self, frame: Pixels, face: _Live) -> np.ndarray | None:
         """The points in a face's window; moves the window when the face has left its middle."""
-        points = self._detector.points(rgb, face.window, face.slot, face.fresh)
+        points = self._detector.points(frame, face.window, face.slot, face.fresh)
         face.fresh = False
         if points is None:
             return None
-        height, width = rgb.shape[:2]
+        height, width = frame.shape[:2]
         x, y, size = _box(points)
         if not (0 <= x <= width and 0 <= y <= height):
             return None
@@ -183,7 +185,7 @@ class Follower:
         self._pieces.append(Piece())
         return self._pieces[-1]
 
-    def _record(self, rgb: np.ndarray, face: _Live, points: np.ndarray, number: int) -> None:
+    def _record(self, frame: Pixels, face: _Live, points: np.ndarray, number: int) -> None:
         piece = face.piece
         piece.frames.append(number)
         piece.meshes.append(pack(points))
@@ -191,17 +193,17 @@ class Follower:
         piece.last = points
         if self._most > 1 and len(piece.frames) % remember_every == 1 and not (face.near and piece.clear):
             known = piece.looks if piece.clear or face.near else []
-            piece.looks, piece.clear = gallery(known, look(rgb, points)), not face.near
+            piece.looks, piece.clear = gallery(known, look(frame, points)), not face.near
 
     def _without_doubles(
-        self, rgb: np.ndarray, seen: list[tuple[_Live, np.ndarray]], number: int
+        self, frame: Pixels, seen: list[tuple[_Live, np.ndarray]], number: int
     ) -> list[tuple[_Live, np.ndarray]]:
         """Of two paths that came to one face, the one whose look it is goes on; the other's face is hidden."""
         gone: list[_Live] = []
         for (face, points), (other, others) in combinations(seen, 2):
             if face in gone or other in gone or not _same_place(_box(points), _box(others), 0.3):
                 continue
-            now = look(rgb, points)
+            now = look(frame, points)
             gone.append(loser := max((face, other), key=lambda live: unlike([now], live.piece.looks)))
             self._lost = number
             del loser.piece.frames[-2:], loser.piece.meshes[-2:]  # on its way to the other's face

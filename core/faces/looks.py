@@ -14,6 +14,7 @@ import numpy as np
 
 from .align import crop, fit
 from .mesh import face_oval
+from .pixels import Pixels
 from .tracks import Piece
 
 alike = 0.65
@@ -32,11 +33,11 @@ most_looks = 6
 """Looks kept of a piece: different ones, as the head turns."""
 
 
-def look(rgb: np.ndarray, points: np.ndarray) -> np.ndarray:
+def look(frame: Pixels, points: np.ndarray) -> np.ndarray:
     """(192,) float32: a face's aligned thumbnail, its luma without brightness and contrast, its chroma as it is."""
     to_crop = seen_part[:, :2] @ fit(points[None])[0]
     to_crop[:, 2] += seen_part[:, 2]
-    small = crop(rgb, to_crop, thumbnail)
+    small = crop(frame, to_crop, thumbnail)
     luma, *chroma = np.moveaxis(cv2.cvtColor(small, cv2.COLOR_RGB2YCrCb).astype(np.float32), -1, 0)
     luma = (luma - luma.mean()) / (luma.std() + 8)
     return np.concatenate([luma.ravel(), 0.08 * (np.stack(chroma).ravel() - 128) / np.sqrt(2)]) / thumbnail

@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 
 from .detect import Box, Window
+from .pixels import Pixels
 
 detector_size = 640
 """Longest side of the picture the detector looks at; its net sees 192 pixels of it."""
@@ -57,9 +58,9 @@ class MediaPipeMesh:
         ]
         return sorted(boxes, key=lambda box: -box[2])
 
-    def points(self, rgb: np.ndarray, window: Window, slot: int, fresh: bool) -> np.ndarray | None:
+    def points(self, frame: Pixels, window: Window, slot: int, fresh: bool) -> np.ndarray | None:
         x, y, side = window
-        part = rgb[max(0, y) : max(0, y + side), max(0, x) : max(0, x + side)]
+        part = frame[max(0, y) : max(0, y + side), max(0, x) : max(0, x + side)]
         if part.size == 0:
             return None
         left, top = max(0, -x), max(0, -y)  # the window keeps its place and size where it leaves the frame

@@ -11,6 +11,7 @@ import numpy as np
 from .align import Place, place_aligned
 from .detectors import open_detector
 from .follow import Follower
+from .pixels import Pixels
 from .tracks import Track, follow_through
 
 
@@ -37,13 +38,13 @@ class Tracker:
     ) -> None:
         self._detector.__exit__(kind, error, trace)
 
-    def add(self, rgb: np.ndarray) -> np.ndarray | None:
-        """Looks at the next frame, (H, W, 3) uint8.
+    def add(self, frame: Pixels) -> np.ndarray | None:
+        """Looks at the next frame.
 
         Returns:
             The face mesh (478, 2) in frame pixels, or None when no face was found.
         """
-        return next(iter(self._follower.add(rgb)), None)
+        return next(iter(self._follower.add(frame)), None)
 
     def finish(self) -> Track:
         """The track over all frames added, without those between that had no face; ends the tracker's use."""

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import re
+
 import av
 import numpy as np
 from av.video.plane import VideoPlane
@@ -99,6 +101,33 @@ def repacked(frame: av.VideoFrame, name: str) -> av.VideoFrame:
     old = components(frame)
     for part, target in components(new).items():
         target[...] = old[part] if part in old else _neutral(part, frame)
+    return new
+
+
+def whole_chroma(frame: av.VideoFrame) -> bool:
+    """Whether every chroma sample stands for equally many pixels: elsewhere swscale shifts some by a pixel."""
+    parts = components(frame)
+    return all(whole % part == 0 for whole, part in zip(parts["y"].shape, parts["u"].shape, strict=True))
+
+
+def cut_out(frame: av.VideoFrame, rows: range, columns: range) -> av.VideoFrame:
+    """A new frame of these pixels of a YUV frame alone: 4:4:4, each with the chroma that lies over it, without alpha.
+
+    Args:
+        frame: with `whole_chroma`.
+        rows, columns: rising, not empty.
+    """
+    new = av.VideoFrame(len(columns), len(rows), re.sub(r"yuva?(j?)4\d\d", r"yuv\g<1>444", frame.format.name))
+    new.colorspace, new.color_range = frame.colorspace, frame.color_range
+    old = components(frame)
+    for part, target in components(new).items():
+        down, across = (whole // each for whole, each in zip(old["y"].shape, old[part].shape, strict=True))
+        if (down, across) == (1, 1):
+            target[...] = old[part][rows.start : rows.stop : rows.step, columns.start : columns.stop : columns.step]
+        else:
+            near = old[part][rows[0] // down : rows[-1] // down + 1]
+            taken = near.take(np.array(columns) // across, axis=1)
+            target[...] = taken.take(np.array(rows) // down - rows[0] // down, axis=0)
     return new
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import skimage.data
 
-from core.faces import Tracker, crop, expand, fit, lip_opening, smooth, uncrop
+from core.faces import Tracker, align, crop, expand, fit, lip_opening, smooth, uncrop
 from core.faces.mesh import rigid, rigid_in_crop
 
 
@@ -95,6 +95,33 @@ def test_a_crop_partly_or_wholly_outside_the_frame_is_put_back_without_harm():
     assert (x, y) == (0, 0) and picture.shape == (50, 50, 3) and inside.max() == 1
     far = to_crop + np.array([0, 0, 9])
     assert uncrop(patch, far, (80, 60, 3))[2].size == 0
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_a_crop_reads_only_the_face_and_is_the_same_as_from_the_whole_frame(seed, monkeypatch):
+    """Reading a few pixels too few would smear a face's edge; at the frame's edges they are repeated."""
+    random = np.random.default_rng(seed)
+    frame = random.integers(0, 256, (270, 480, 3)).astype(np.uint8)
+
+    class Read:
+        shape, most = frame.shape, 0
+
+        def __getitem__(self, part):
+            self.most = max(self.most, frame[part].size)
+            return frame[part]
+
+    for _ in range(10):
+        side, turn = np.exp(random.uniform(np.log(20), np.log(500))), random.uniform(-0.6, 0.6)
+        linear = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]]) / side
+        middle = random.uniform((-90, -90), (570, 360))
+        to_crop = np.column_stack([linear, 0.5 - linear @ middle])
+        size = int(random.choice([8, 96, 192]))
+        read = Read()
+        seen = crop(read, to_crop, size)
+        assert read.most <= 3 * (1.42 * side + 8) ** 2
+        with monkeypatch.context() as everywhere:
+            everywhere.setattr(align, "around", 1000)
+            assert np.array_equal(seen, crop(frame, to_crop, size))
 
 
 def test_a_wider_crop_shows_the_same_face_smaller():

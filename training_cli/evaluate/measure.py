@@ -274,7 +274,7 @@ def at_25(film: media.SourceInfo, count: int) -> Iterator[tuple[int, np.ndarray]
 def _follow(info: media.SourceInfo, count: int) -> Track:
     with Tracker(float(info.rate)) as tracker:
         for picture in media.read(info, 0, count):
-            tracker.add(picture.rgb())
+            tracker.add(picture)
         return tracker.finish()
 
 
