@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 from fractions import Fraction
+from math import floor
 from pathlib import Path
 
 import footage
@@ -122,7 +123,7 @@ class Cut:
             if clicks:
                 pytest.skip(f"this bpy has no sound: {str(e).strip()}")
             self.addon.speech.over = lambda scene, shot, named: {name}
-            self.addon.speech.mix = lambda scene, shot, names, output: footage.sound(output, 1) and Fraction(0)
+            self.addon.speech.mix = tone_mix
             return None
         strip.select = False
         return strip
@@ -150,6 +151,12 @@ class Cut:
 
     def jobs(self, echo):
         return [json.loads((echo / f"{i}.json").read_text()) for i in range(len(list(echo.glob("*.json"))))]
+
+
+def tone_mix(scene, shot, names, output):
+    """A tone for as long as the shot's pictures, in the place of speech.mix."""
+    footage.sound(output, floor(shot.count / shot.rate * 16000) / 16000)
+    return Fraction(0)
 
 
 def _plain(value):
