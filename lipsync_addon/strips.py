@@ -31,6 +31,7 @@ _start, _left, _right, _skipped, _skipped_end = (
     if _renamed
     else ("frame_start", "frame_offset_start", "frame_offset_end", "animation_offset_start", "animation_offset_end")
 )
+_duration = "content_duration" if _renamed else "frame_duration"
 _handles = ("left_handle", "right_handle") if _renamed else ("frame_final_start", "frame_final_end")
 
 
@@ -448,7 +449,7 @@ def _measure(media: Media, name: str) -> tuple[int, Fraction]:
         editor = scene.sequence_editor_create()
         strips = editor.strips if hasattr(editor, "strips") else editor.sequences
         probe = strips.new_movie(name="probe", filepath=media.paths()[0], channel=1, frame_start=1)
-        frames, rate = int(probe.frame_duration), probe.fps
+        frames, rate = int(getattr(probe, _duration)), probe.fps
     finally:
         remove_scene(scene)
     if not rate:

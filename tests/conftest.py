@@ -9,7 +9,6 @@ from fractions import Fraction
 from pathlib import Path
 
 import av
-import cv2
 import numpy as np
 import pytest
 
@@ -78,6 +77,8 @@ def make_clip(tmp_path_factory: pytest.TempPathFactory) -> ClipMaker:
 
 def _frame(portrait: np.ndarray, index: int, faceless: bool) -> np.ndarray:
     """The portrait swaying slowly, (240, 320, 3) uint8; its face is about 110 pixels high."""
+    import cv2  # not above: a Python that has bpy need not have it
+
     angle, zoom = 4 * np.sin(index / 9), 0.95 + 0.05 * np.cos(index / 13)
     affine = cv2.getRotationMatrix2D((165, 120), angle, zoom)
     affine[:, 2] += (-5 + index * 0.13 % 12, 3 * np.sin(index / 7))

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from fractions import Fraction
 
 import av
@@ -111,11 +112,10 @@ def _subtitles(
     if takes(container, stream):
         new = output.add_stream_from_template(stream)
         track = _copied(info, stream.index, new, begin, length)
-    elif stream.codec_context.codec.text_sub:
-        stream.codec_context.open(strict=False)
+    elif header := _styles(stream):
         new = output.add_stream("subrip" if container == "matroska" else "mov_text")
         new.time_base = new.codec_context.time_base = Fraction(1, 1000)
-        new.codec_context.subtitle_header = stream.codec_context.subtitle_header
+        new.codec_context.subtitle_header = header
         events = _events(info, stream.index, begin, length)
         track = _written(new, events if container == "matroska" else _one_at_a_time(events))
     else:
@@ -125,6 +125,15 @@ def _subtitles(
         new.metadata["handler_name"] = stream.metadata["title"]  # which is a track's name in .mov
     new.disposition = stream.disposition
     return [track]
+
+
+def _styles(stream: SubtitleStream) -> bytes | None:
+    """The head of ASS that text subtitles are decoded with; None: they are drawn, or cannot be decoded."""
+    if not stream.codec_context.codec.text_sub:
+        return None
+    with suppress(FFmpegError):
+        stream.codec_context.open(strict=False)
+    return stream.codec_context.subtitle_header
 
 
 def _copied(info: SourceInfo, index: int, new: Stream, begin: Fraction, length: Fraction) -> Track:
@@ -178,6 +187,7 @@ def _shown(
     info: SourceInfo, index: int, begin: Fraction, length: Fraction
 ) -> Iterator[tuple[Fraction, Fraction, av.Packet]]:
     """Packets of a stream that belong to the pictures: when each comes and goes, cut to them."""
+    latest = Fraction(0)  # no muxer takes packets that go back in time, as those of a damaged file do
     for packet in packets(info, index, begin, longest_shown):
         assert packet.pts is not None
         start = packet.pts * packet.time_base - begin
@@ -186,14 +196,15 @@ def _shown(
             return
         # How .mp4 writes a pause between subtitles; the muxer makes its own.
         pause = packet.stream.type == "subtitle" and bytes(packet) == b"\0\0"
-        if not pause and (end > 0 or start >= 0):
-            yield max(start, Fraction(0)), min(end, length), packet
+        if not pause and (end > latest or start >= latest):
+            latest = max(start, latest)
+            yield latest, min(end, length), packet
 
 
 def _called(stream: Stream) -> str:
-    kind = {"subtitle": "subtitles", "video": "video stream", "data": "data"}.get(stream.type, stream.type)
+    kind = {"subtitle": "subtitles", "video": "video stream", "data": "data"}.get(stream.type, stream.type or "stream")
     if stream.disposition & Disposition.attached_pic:
         kind = "cover picture"
-    codec = stream.codec_context.codec.canonical_name if stream.codec_context else stream.name
+    codec = stream.codec_context.codec.canonical_name if stream.codec_context else getattr(stream, "name", "")
     told = [codec or stream.metadata.get("handler_name", ""), stream.metadata.get("language", "und").replace("und", "")]
     return f"{kind} {stream.index} ({', '.join(filter(None, told))})".replace(" ()", "")

@@ -164,7 +164,7 @@ def _copied(info: SourceInfo, index: int, stream: Stream, begin: Fraction, lengt
 
 def _decoded_blocks(info: SourceInfo, index: int, begin: Fraction, rate: int, layout: str) -> Blocks:
     """The source's sound from about `begin` on."""
-    resampler = av.AudioResampler(format="fltp", layout=layout, rate=rate)
+    resampler = av.AudioResampler(format="flt", layout=layout, rate=rate)  # PyAV miscounts eight planes
     expected: int | None = None
     for packet in packets(info, index, begin):
         try:
@@ -179,7 +179,7 @@ def _decoded_blocks(info: SourceInfo, index: int, begin: Fraction, rate: int, la
             if expected is None or abs(told - expected) > rate // 50:
                 expected = told
             for part in resampler.resample(frame):
-                yield expected, part.to_ndarray()
+                yield expected, part.to_ndarray().reshape(part.samples, -1).T
                 expected += part.samples
 
 
@@ -224,7 +224,7 @@ def _encoded(stream: av.AudioStream, blocks: Blocks, rate: int, length: int) -> 
     """Encode blocks, placed by their positions, cut and filled with silence to exactly `length` samples at `rate`."""
     layout = stream.codec_context.layout
     for position, samples in _in_place(blocks, layout.nb_channels, length):
-        frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples), format="fltp", layout=layout.name)
+        frame = av.AudioFrame.from_ndarray(samples.T.reshape(1, -1), format="flt", layout=layout.name)
         frame.sample_rate, frame.pts, frame.time_base = rate, position, Fraction(1, rate)
         for packet in stream.encode(frame):
             yield (packet.pts or 0) * packet.time_base, packet

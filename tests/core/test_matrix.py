@@ -67,6 +67,37 @@ movies: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "archive.mkv": ("ffv1", {"codec": "ffv1", "pixel_format": "yuv422p10le"}),
     "see through.mkv": ("ffv1", {"codec": "ffv1", "pixel_format": "yuva420p"}),
+    "phone variable rate.mp4": ("h264", {"times": [0, 33, 67, 133, 166, 200, 300, 333]}),
+    "late start.mp4": ("h264", {"hidden": -5}),
+    "one frame.mp4": ("h264", {"count": 1}),
+    "phone hlg.mov": (
+        "hevc",
+        {
+            "codec": "libx265", "pixel_format": "yuv420p10le", "tags": hlg, "rotation": -90, "size": (240, 320),
+            "options": {"x265-params": quiet_hevc},
+        },
+    ),
+    "wide and upright.mov": ("h264", {"aspect": Fraction(4, 3), "rotation": 90, "size": (240, 320)}),
+    "broadcast.ts": (
+        "h264",
+        {"codec": "mpeg2video", "pixel_format": "yuv422p", "fields": "tff", "options": {"flags": "+ildct+ilme"}},
+    ),
+    "tape.avi": (
+        "h264",
+        {"codec": "dvvideo", "size": (720, 576), "fields": "bff", "aspect": Fraction(16, 15), "tags": (1, 5, 5, 6)},
+    ),
+    "web.webm": ("h264", {"codec": "libvpx-vp9", "options": {"deadline": "realtime", "cpu-used": "8"}}),
+    "odd size.mkv": (
+        "ffv1",
+        {"codec": "libvpx-vp9", "size": (853, 481), "count": 3, "options": {"deadline": "realtime", "cpu-used": "8"}},
+    ),
+    "odd and upright.mkv": (
+        "ffv1", {"codec": "ffv1", "pixel_format": "yuv422p", "size": (241, 321), "rotation": 90}
+    ),
+    "odd 4-4-4.mp4": ("h264", {"pixel_format": "yuv444p", "size": (321, 241)}),
+    "prores 4444 of 10 bit.mov": (
+        "prores", {"codec": "prores_ks", "pixel_format": "yuv444p10le", "options": {"profile": "4444"}}
+    ),
     "4k.mp4": ("h264", {"size": (3840, 2160), "count": 2, "options": {"preset": "ultrafast"}}),
 }  # fmt: skip
 """Name of the source, codec of the result, and how the source is made."""
@@ -79,6 +110,12 @@ kinds: dict[str, dict[str, object]] = {
     "top field first.mp4": {"field_order": 2},
     "bottom field first.mp4": {"field_order": 3},
     "bottom field first.mov": {"field_order": 3},
+    "one frame.mp4": {"frames": 1},
+    "phone hlg.mov": {"rotation": 3, "color_trc": 18},
+    "wide and upright.mov": {"rotation": 1, "sample_aspect_ratio": Fraction(4, 3)},
+    "broadcast.ts": {"field_order": 2, "pixel_format": "yuv422p"},
+    "tape.avi": {"field_order": 3, "sample_aspect_ratio": Fraction(16, 15)},
+    "odd size.mkv": {"width": 853, "height": 481},
     "anamorphic.mp4": {"sample_aspect_ratio": Fraction(64, 45)},
     "full range.mp4": {"color_range": 2, "colorspace": 5},
     "hdr10.mp4": {"color_trc": 16, "mastering_display": display, "content_light": "1000,400"},
@@ -180,10 +217,12 @@ def test_a_movie_of_this_kind_comes_back_with_new_lips_and_nothing_else_changed(
 ) -> None:
     codec, made = movies[name]
     source = write_movie(tmp_path / name, **made)
-    result, masks = run(f"new{source.suffix}", video=str(source))
+    suffix = source.suffix if source.suffix in (".mp4", ".mov", ".mkv") else ".mov"
+    result, masks = run(f"new{suffix}", video=str(source))
     before, after = media.probe(str(source)), media.probe(result.output)
     assert {fact: getattr(before, fact) for fact in kinds.get(name, {})} == kinds.get(name, {})
-    assert (after.codec, after.profile) == (codec, after.profile if codec == "h264" else before.profile)
+    assert after.codec == codec
+    assert after.profile == before.profile or codec == "h264" or codec != before.codec
     check_facts(before, after)
     check_outside(before, after, masks, 0.5)
     step = 1 / before.rate

@@ -192,6 +192,30 @@ def test_drawn_subtitles_go_where_they_can_and_else_the_user_reads_which(plain: 
         assert "subtitles 1 (hdmv_pgs_subtitle, fre)" in warning
 
 
+def test_subtitles_that_nothing_here_can_decode_are_named(plain: Path, tmp_path: Path) -> None:
+    def add(new: OutputContainer) -> list[av.Packet]:
+        stream = new.add_mux_stream("ttml")
+        return [timed(stream, b'<tt xmlns="http://www.w3.org/ns/ttml"/>', 0, 2000)]
+
+    source = remux(plain, tmp_path / "source.mp4", add)
+    for suffix in (".mp4", ".mkv"):
+        (warning,) = copy(source, tmp_path / f"new{suffix}")
+        assert "subtitles 1" in warning
+
+
+def test_subtitles_that_go_back_in_time_do_not_end_the_job(plain: Path, tmp_path: Path) -> None:
+    lines = [(100, 400, "one"), (900, 1500, "two"), (1600, 1700, "three")]
+    source = remux(plain, tmp_path / "source.mkv", subtitles("subrip", lines))
+    data = source.read_bytes()
+    at = data.index(b"<i>two</i>") - 3  # the block's time, and its flags
+    assert data[at : at + 2] == (900).to_bytes(2, "big")
+    source.write_bytes(data[:at] + (50).to_bytes(2, "big") + data[at + 2 :])
+    assert [begin for begin, _, _ in shown(source)] == [100, 50, 1600]
+    for suffix in (".mp4", ".mkv"):
+        copy(source, tmp_path / f"new{suffix}")
+        assert "one" in shown(tmp_path / f"new{suffix}")[0][2] and shown(tmp_path / f"new{suffix}")[-1] == lines[-1]
+
+
 def test_fonts_stay_attached_and_else_the_user_reads_which(plain: Path, tmp_path: Path) -> None:
     def add(new: OutputContainer) -> list[av.Packet]:
         new.add_attachment("Title.ttf", "application/x-truetype-font", b"a font" * 100)
