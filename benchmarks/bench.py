@@ -185,11 +185,14 @@ def _redub(device: str) -> dict[str, object]:
 
 
 def _shares(profile: cProfile.Profile) -> dict[str, float]:
-    """Parts of the time that the stages take. They overlap nowhere; `other` is the model, the speech and the plan."""
+    """Parts of the time that the stages take; they overlap nowhere. Who reads a picture turns that part into RGB.
+
+    `other` is the model, the speech, the plan, and the crops for the search for hands, the references and the net.
+    """
     stats = vars(pstats.Stats(profile))
     cumulative = {(file.replace("\\", "/"), name): ct for (file, _, name), (_, _, _, ct, _) in stats["stats"].items()}
     stages = {
-        "decode": ("core/media", "read", "rgb"),
+        "decode": ("core/media", "read"),
         "faces": ("core/faces", "add", "finish"),
         "net": ("core/engine", "generate"),
         "compose": ("core/redub", "_paste"),

@@ -119,12 +119,12 @@ class Engine:
         larger = (fine,) if factor > 1 else ()
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self._bfloat16()):
             drawn = self.generator(torch.cat([upper, reference], 1), sound, *larger)
-        drawn = drawn.mul(255).round().clamp(0, 255).byte()
+        drawn = drawn.mul_(255).round_().clamp_(0, 255).byte()
         return drawn.permute(0, 2, 3, 1).contiguous().cpu().numpy()
 
     def _to_device(self, pictures: np.ndarray) -> torch.Tensor:
         pixels = torch.from_numpy(np.ascontiguousarray(pictures)).to(self.device)
-        return pixels.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.channels_last) / 255
+        return pixels.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.channels_last).div_(255)
 
     def _bfloat16(self) -> bool:
         """Half precision where the hardware has it; elsewhere it is emulated, and slower."""

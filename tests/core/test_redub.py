@@ -375,6 +375,31 @@ def test_memory_does_not_grow_with_the_shot(
     assert 4 <= most() <= 4 + 2
 
 
+def test_of_a_large_picture_only_the_face_is_turned_into_rgb(
+    make_job: MakeJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A 4K shot with a face of a tenth of its height would take many times as long as the face is worth."""
+    width, height, count = 1280, 720, 12
+    still = next(media.read(media.probe(make_job().video))).rgb()
+    names = [str(tmp_path / f"{i:04d}.png") for i in range(count)]
+    for i, name in enumerate(names):
+        large = cv2.copyMakeBorder(np.roll(still, i, 1), 200, 280, 500, 460, cv2.BORDER_REFLECT)
+        cv2.imwrite(name, large[..., ::-1])
+    read = media.Picture.__getitem__
+    converted = 0
+
+    def counted(picture: media.Picture, part: tuple[slice, slice]) -> np.ndarray:
+        nonlocal converted
+        pixels = read(picture, part)
+        converted += pixels.shape[0] * pixels.shape[1]
+        return pixels
+
+    monkeypatch.setattr(media.Picture, "__getitem__", counted)
+    job = make_job(video="", images=tuple(names), rate=Fraction(25), output=str(tmp_path / "new"), cache=False)
+    assert redub.run(job).changed == count
+    assert 0.05 * count < converted / (width * height) < 0.6 * count, "all passes together"
+
+
 def test_debug_shows_the_stages(make_job: MakeJob, tmp_path: Path) -> None:
     redub.run(make_job(frame_count=6, debug=str(tmp_path / "stages")))
     written = {p.name for p in (tmp_path / "stages").iterdir()}

@@ -73,6 +73,16 @@ def test_a_finer_reference_gives_the_same_picture_in_more_detail() -> None:
     assert detail(large) > 3 * detail(enlarged)
 
 
+def test_large_faces_are_the_same_alone_and_together() -> None:
+    """They are warped a few at a time; none may get another's flow or be lost."""
+    random = torch.Generator().manual_seed(0)
+    answers, references = (torch.randn(9, c, s, s, generator=random) for c, s in ((6, 96), (3, 192)))
+    alone = [warp(answers[i : i + 1], references[i : i + 1]) for i in range(9)]
+    assert torch.equal(warp(answers, references), torch.cat(alone))
+    one_reference = references[:1].expand(9, -1, -1, -1)
+    assert torch.equal(warp(answers, one_reference)[8:], warp(answers[8:], references[:1]))
+
+
 def detail(picture: torch.Tensor) -> float:
     return float(picture.diff(n=2, dim=3).square().mean())
 

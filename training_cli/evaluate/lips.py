@@ -21,7 +21,7 @@ import soundfile
 
 from core import audio, media, redub
 from core.errors import MediaError, NoFaceError, SpeechError
-from core.faces import Track, Tracker, crop, lip_opening
+from core.faces import Pixels, Track, Tracker, crop, lip_opening
 from core.faces.mesh import lips
 from core.job import RedubJob
 from core.nets.checkpoint import default_model, load_generator
@@ -202,20 +202,19 @@ def _look(pictures: Iterable[media.Picture], rate: Fraction) -> tuple[Track, np.
     mouths: list[np.ndarray | None] = []
     with Tracker(float(rate)) as tracker:
         for picture in pictures:
-            rgb = picture.rgb()
-            points = tracker.add(rgb)
-            mouths.append(None if points is None else _mouth(rgb, points))
+            points = tracker.add(picture)
+            mouths.append(None if points is None else _mouth(picture, points))
         track = tracker.finish()
     sharpness = [np.nan if m is None else cv2.Laplacian(m, cv2.CV_32F).var() for m in mouths]
     return track, np.array(sharpness)
 
 
-def _mouth(rgb: np.ndarray, points: np.ndarray) -> np.ndarray:
+def _mouth(frame: Pixels, points: np.ndarray) -> np.ndarray:
     """The lips' surroundings, (48, 96) float32 grey."""
     box = points[list(lips)]
     middle, width = (box.min(0) + box.max(0)) / 2, 1.3 * np.ptp(box[:, 0])
     to_crop = np.array([[1, 0, 0.5 * width - middle[0]], [0, 1, 0.5 * width - middle[1]]]) / width
-    square = crop(rgb, to_crop, 96)
+    square = crop(frame, to_crop, 96)
     return cv2.cvtColor(square, cv2.COLOR_RGB2GRAY)[24:72].astype(np.float32)
 
 
