@@ -40,7 +40,7 @@ class Deflicker:
             skin: (s, s) bool, where both show skin.
         """
         step = max(1, len(skin) // 96)  # enough to compare colours on
-        few = cv2.erode(skin[::step, ::step].astype(np.uint8), inside) > 0
+        few = cv2.erode(skin[::step, ::step].astype(np.uint8), inside, borderValue=0) > 0
         if few.sum() < self.fewest:
             return drawn
         now = drawn[::step, ::step][few].mean(axis=0) - source[::step, ::step][few].mean(axis=0)

@@ -318,14 +318,15 @@ def _dub(
         beyond=job.sync_mode != "cut_off",
         unfit=unfit[source],
     )
-    references = None
+    references: dict[int, np.ndarray] = {}
     side = _largest_side(track, plan)
     size = engine.image_size * int(np.clip(round(side / engine.image_size), 1, engine.finest))
     if not engine.rules.own_reference:
         used = np.zeros(shot.count, np.float32)
         np.maximum.at(used, source, plan.strength)
-        views = reference.views(followed, _clear(followed, unfit == "", hidden), used > 0)
-        references = reference.References(choose_references(shot, followed, views, size, go_on), views.shown(source))
+        seen = replace(followed, found=_clear(followed, unfit == "", hidden))
+        references = choose_references(shot, seen, Plan(used, ()), size, go_on)
+        references = sync_mode.of_each_shot(references, followed, track)
     folder = str(Path(job.debug) / speech.face.replace(":", "_")) if job.debug and job.others else job.debug
     fronts = {i: hidden.fronts[frame] for i, frame in enumerate(source.tolist()) if frame in hidden.fronts}
     painter = _Painter(job, engine, restorer, size, track, plan, references, fronts, Debug(folder, len(source)))
@@ -385,14 +386,18 @@ def plan_effect(
 
 
 def choose_references(
-    shot: Shot, track: faces.Track, views: reference.Views, size: int, go_on: Callable[[], None] = lambda: None
-) -> list[np.ndarray]:
-    """For each reference of `views` the crop, (size, size, 3) uint8, that the net sees of the person: the sharpest.
+    shot: Shot, track: faces.Track, plan: Plan, size: int, go_on: Callable[[], None] = lambda: None
+) -> dict[int, np.ndarray]:
+    """For each number in `track.shot` that gets new lips the crop, (size, size, 3) uint8, the net sees of the person.
 
     Args:
         go_on: called after every decoded picture; may raise to end the search.
     """
-    wanted = {frame: number for number, frames in enumerate(views.candidates) for frame in frames}
+    wanted = {
+        frame: int(number)
+        for number in np.unique(track.shot[plan.strength > 0])
+        for frame in reference.candidates(track, int(number))
+    }
     best: dict[int, tuple[float, np.ndarray]] = {}
     for frame, picture in shot.between(sorted(wanted)):
         if frame in wanted:
@@ -401,7 +406,7 @@ def choose_references(
             if wanted[frame] not in best or sharpness > best[wanted[frame]][0]:
                 best[wanted[frame]] = sharpness, crop
         go_on()
-    return [best[number][1] for number in range(len(views.candidates))]
+    return {number: crop for number, (_, crop) in best.items()}
 
 
 class _Painter:
@@ -409,7 +414,8 @@ class _Painter:
 
     Args:
         size: side of the crops, in pixels.
-        references: what the net sees of the person; None: the very crop that it paints.
+        references: for each number in `track.shot` the crop the net sees of the person; without one it sees the very
+            crop that it paints.
         fronts: as in occlusion.Hidden.
     """
 
@@ -421,7 +427,7 @@ class _Painter:
         size: int,
         track: faces.Track,
         plan: Plan,
-        references: reference.References | None,
+        references: dict[int, np.ndarray],
         fronts: dict[int, np.ndarray],
         debug: Debug,
     ) -> None:
@@ -433,8 +439,8 @@ class _Painter:
         self._feather = mask.feather
         self._outline, self._lower_face = compose.outline(track, mask), compose.outline(track)
         self._references = references
-        self._colours: dict[int, compose.ColourMatch] = {}  # each reference has its own light
-        self._edge, self._deflicker = compose.EdgeMatch(mask.feather), Deflicker()
+        self._colour, self._edge = compose.ColourMatch(), compose.EdgeMatch(mask.feather)
+        self._deflicker = Deflicker()
         self._detail, self._grain = compose.DetailMatch(job.sharpen), GrainMatch(job.grain)
         self._restorer = restorer
         self._painted = -1
@@ -446,37 +452,16 @@ class _Painter:
         if not chosen:
             return
         crops = [faces.crop(pictures[i], self._to_crop[first + i], self._size) for i in chosen]
-        if self._references is None:
-            mouths = self._engine.generate(np.stack(crops), np.stack(crops), heard[chosen])
-            drawn = [[(-1, 1.0, mouth)] for mouth in mouths]
-        else:
-            drawn = self._draw([first + i for i in chosen], crops, heard[chosen], self._references)
-        for i, crop, mouths in zip(chosen, crops, drawn, strict=True):
-            self._paste(first + i, pictures[i], crop, mouths)
+        shots = [int(self._shot_of[first + i]) for i in chosen]
+        references = [self._references.get(shot, crop) for shot, crop in zip(shots, crops, strict=True)]
+        mouths = self._engine.generate(np.stack(crops), np.stack(references), heard[chosen])
+        for i, crop, mouth in zip(chosen, crops, mouths, strict=True):
+            self._paste(first + i, pictures[i], crop, mouth)
 
-    def _draw(
-        self, frames: list[int], crops: list[np.ndarray], heard: np.ndarray, references: reference.References
-    ) -> list[list[tuple[int, float, np.ndarray]]]:
-        """Of each frame one mouth, or two while one reference gives way to another: (reference, share, mouth)."""
-        views = references.views
-        fading = [k for k, frame in enumerate(frames) if views.share[frame] > 0]
-        which = [int(views.first[frame]) for frame in frames] + [int(views.second[frames[k]]) for k in fading]
-        of = [*range(len(frames)), *fading]
-        seen = np.stack([references.crops[number] for number in which])
-        mouths = self._engine.generate(np.stack([crops[k] for k in of]), seen, heard[of])
-        drawn: list[list[tuple[int, float, np.ndarray]]] = [[] for _ in frames]
-        for k, number, mouth in zip(of, which, mouths, strict=True):
-            share = float(views.share[frames[k]])
-            drawn[k].append((number, share if drawn[k] else 1 - share, mouth))
-        return drawn
-
-    def _paste(
-        self, frame: int, picture: media.Picture, crop: np.ndarray, mouths: list[tuple[int, float, np.ndarray]]
-    ) -> None:
-        """One generated crop, or the mixture of two, into its picture."""
+    def _paste(self, frame: int, picture: media.Picture, crop: np.ndarray, mouth: np.ndarray) -> None:
+        """One generated crop into its picture."""
         if self._painted != frame - 1 or self._shot_of[frame] != self._shot_of[self._painted]:
-            self._colours.clear()
-            for each in (self._edge, self._deflicker, self._detail, self._grain):
+            for each in (self._colour, self._edge, self._deflicker, self._detail, self._grain):
                 each.restart()
         self._painted = frame
         face, lips = self._outline.face[frame], self._outline.lips[frame]
@@ -485,9 +470,7 @@ class _Painter:
         skin = compose.skin(self._lower_face.face[frame], lips, len(crop))
         if front is not None:
             skin &= front < 0.1
-        matched = np.zeros(crop.shape, np.float32)
-        for number, share, mouth in mouths:
-            matched += share * self._colours.setdefault(number, compose.ColourMatch()).match(mouth, crop, skin)
+        matched = self._colour.match(mouth, crop, skin)
         matched = self._edge.match(matched, crop, face, lips, front)
         matched = self._deflicker.match(matched, crop, skin)
         patch = compose.patch(matched, face, to_crop, picture.shape, self._strength[frame], self._feather, front)
@@ -504,13 +487,7 @@ class _Painter:
         before = picture.rgb() if self._debug.wants(frame) else None
         picture.blend(patch.x, patch.y, patch.rgb, patch.alpha)
         if before is not None:
-            shown = {
-                "crop": crop,
-                "mouth": mouths[0][2],
-                "matched": matched,
-                "skin": skin * 255.0,
-                "mask": patch.alpha * 255,
-            }
+            shown = {"crop": crop, "mouth": mouth, "matched": matched, "skin": skin * 255.0, "mask": patch.alpha * 255}
             if front is not None:
                 shown["front"] = front * 255
             self._debug.save(frame, before=before, after=picture.rgb(), **shown, **stages)

@@ -57,7 +57,7 @@ def shown(track: faces.Track, source: np.ndarray) -> faces.Track:
     if np.array_equal(source, np.arange(len(track.found))):
         return track
     again = np.cumsum(np.append(False, np.diff(source) < -1))
-    shot = track.shot[source] + again * (int(track.shot.max()) + 1)
+    shot = track.shot[source] + again * _shots(track)
     return replace(
         track,
         found=track.found[source],
@@ -65,6 +65,16 @@ def shown(track: faces.Track, source: np.ndarray) -> faces.Track:
         to_crop=track.to_crop[source],
         points=track.points[source],
     )
+
+
+def of_each_shot(references: dict[int, np.ndarray], track: faces.Track, output: faces.Track) -> dict[int, np.ndarray]:
+    """What is known of each shot in `track`, by the shots' numbers in `output`, which is `shown` of it."""
+    known = {int(number): int(number) % _shots(track) for number in np.unique(output.shot)}
+    return {number: references[own] for number, own in known.items() if own in references}
+
+
+def _shots(track: faces.Track) -> int:
+    return int(track.shot.max()) + 1
 
 
 def image_names(paths: Sequence[str], count: int) -> tuple[str, ...]:

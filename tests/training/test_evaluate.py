@@ -26,7 +26,6 @@ from core.faces import Track, Tracker
 from core.faces.mesh import lips_inner, lips_outer, rigid, rigid_in_crop
 from core.nets.checkpoint import load_expert, save_net
 from core.nets.syncnet import SyncNet, SyncNetConfig
-from core.reference import References, Views
 from training_cli import cli
 from training_cli.config import parse
 from training_cli.evaluate import pictures, report, show, syncnet
@@ -231,17 +230,12 @@ def lpips() -> Lpips:
     return Lpips("untrained")
 
 
-def always(crop: np.ndarray) -> References:
-    """One reference for 12 frames."""
-    return References([crop], Views(((0,),), np.zeros(12, int), np.zeros(12, int), np.zeros(12, np.float32)))
-
-
 def test_the_footage_itself_scores_as_well_as_can_be_and_a_copied_reference_shows(make_clip, lpips, tmp_path):
     """Whoever draws the footage has nothing to improve; whoever draws the reference in every frame has copied it."""
     film = media.probe(str(make_clip(frames=12)))
     track = track_of(film, 12)
     shown = list(media.read(film))
-    own = pictures.compare(film, film, track, lpips, always(faces.crop(shown[0].rgb(), track.to_crop[0], 96)))
+    own = pictures.compare(film, film, track, lpips, {0: faces.crop(shown[0].rgb(), track.to_crop[0], 96)})
     assert own.lpips == pytest.approx(0, abs=1e-6) and own.ssim == pytest.approx(1, abs=1e-5)
     assert math.isinf(own.psnr) and own.lmd == 0 and own.copy == pytest.approx(0, abs=1e-6)
 
@@ -250,11 +244,11 @@ def test_the_footage_itself_scores_as_well_as_can_be_and_a_copied_reference_show
         for _ in range(12):
             writer.add(shown[11])
     in_one_place = replace(track, to_crop=np.repeat(track.to_crop[11:], 12, 0))
-    copied_one = faces.crop(shown[11].rgb(), track.to_crop[11], 96)
-    copied = pictures.compare(film, media.probe(str(still)), in_one_place, lpips, always(copied_one))
+    reference = faces.crop(shown[11].rgb(), track.to_crop[11], 96)
+    copied = pictures.compare(film, media.probe(str(still)), in_one_place, lpips, {0: reference})
     assert copied.copy is not None and copied.copy > 0.99
     assert copied.lpips > own.lpips and copied.ssim < 0.99 and copied.psnr < 50
-    assert pictures.compare(film, film, track, lpips, None).copy is None
+    assert pictures.compare(film, film, track, lpips, {}).copy is None
 
 
 def test_lmd_counts_lips_that_moved_and_not_a_head_that_did():

@@ -16,7 +16,7 @@ import soundfile
 import torch
 from torchmetrics.image.fid import FrechetInceptionDistance
 
-from core import audio, faces, media, redub, reference
+from core import audio, faces, media, redub
 from core.errors import MediaError, NoFaceError, OutputError, SpeechError
 from core.faces import Track, Tracker
 from core.job import RedubJob
@@ -193,12 +193,11 @@ class Measurer:
             "truth": self._sync(shot.info, shot.wave, shot.count, shot),
             "own": self._sync(own, shot.wave, shot.count, shot),
         }
-        references = None
+        references = {}
         if not self._model.own_reference:
             source = redub.Shot(str(pair.video), shot.info, 0, shot.count, shot.info.rate)
-            views = reference.views(shot.track, shot.track.found, shot.track.found)
-            crops = redub.choose_references(source, shot.track, views, self._model.image_size)
-            references = reference.References(crops, views)
+            plan = redub.Plan(np.ones(shot.count, np.float32), ())
+            references = redub.choose_references(source, shot.track, plan, self._model.image_size)
         score = pictures.compare(shot.info, own, shot.track, self._judges.lpips, references)
         return ClipScore(
             clip=pair.video.name,

@@ -26,7 +26,6 @@ from core import faces, media
 from core.errors import ModelError
 from core.faces import Track, Tracker
 from core.faces.mesh import lips, rigid, rigid_in_crop
-from core.reference import References
 
 from ..losses import Lpips
 from .weights import read_state
@@ -69,7 +68,7 @@ def compare(
     drawn: media.SourceInfo,
     track: Track,
     lpips: Lpips,
-    references: References | None,
+    references: dict[int, np.ndarray],
 ) -> PictureScore:
     """Compares the frames of a track with the same frames as they were drawn.
 
@@ -77,7 +76,8 @@ def compare(
         footage, drawn: movies that begin with the same frame.
         track: the face in the footage, found in every frame.
         lpips: on the device that does the work.
-        references: what the net saw of the person, at its own size; None for nets that see the very frame they paint.
+        references: for each number in `track.shot` the crop (S, S, 3) uint8 that the net saw, S its own size; none for
+            nets that see the very frame they paint.
     """
     device = next(lpips.parameters()).device
     sums: dict[str, list[float]] = {name: [] for name in ("lpips", "ssim", "from_footage", "from_reference")}
@@ -102,13 +102,13 @@ def compare(
                 sums["ssim"].append(float(similarity.sum()))
                 noise.update(made, true)
                 if references:
-                    shown = np.stack([references.of(frame) for frame, _, _ in batch])
+                    shown = np.stack([references[int(track.shot[frame])] for frame, _, _ in batch])
                     size = shown.shape[1]
                     true, made = _crops(track, batch, size, device)
                     lower = np.s_[:, :, size // 2 :]
                     sums["from_footage"].append(float(lpips(made[lower], true[lower])) * len(batch))
-                    seen_by_net = _tensor(shown).to(device)
-                    sums["from_reference"].append(float(lpips(made[lower], seen_by_net[lower])) * len(batch))
+                    reference = _tensor(shown).to(device)
+                    sums["from_reference"].append(float(lpips(made[lower], reference[lower])) * len(batch))
         drawn_points = tracker.finish().points
     count = len(track.found)
     footage_part, reference_part = sum(sums["from_footage"]), sum(sums["from_reference"])
