@@ -22,7 +22,6 @@ from scipy.ndimage import gaussian_filter1d
 
 from . import audio, compose, faces, media, mix, occlusion, people, provenance, reference, sync_mode, voice
 from .debug import Debug
-from .deflicker import Deflicker
 from .engine import Engine
 from .errors import Cancelled, JobError, OutputError
 from .grain import GrainMatch
@@ -440,7 +439,6 @@ class _Painter:
         self._outline, self._lower_face = compose.outline(track, mask), compose.outline(track)
         self._references = references
         self._colour, self._edge = compose.ColourMatch(), compose.EdgeMatch(mask.feather)
-        self._deflicker = Deflicker()
         self._detail, self._grain = compose.DetailMatch(job.sharpen), GrainMatch(job.grain)
         self._restorer = restorer
         self._painted = -1
@@ -461,7 +459,7 @@ class _Painter:
     def _paste(self, frame: int, picture: media.Picture, crop: np.ndarray, mouth: np.ndarray) -> None:
         """One generated crop into its picture."""
         if self._painted != frame - 1 or self._shot_of[frame] != self._shot_of[self._painted]:
-            for each in (self._colour, self._edge, self._deflicker, self._detail, self._grain):
+            for each in (self._colour, self._edge, self._detail, self._grain):
                 each.restart()
         self._painted = frame
         face, lips = self._outline.face[frame], self._outline.lips[frame]
@@ -472,7 +470,6 @@ class _Painter:
             skin &= front < 0.1
         matched = self._colour.match(mouth, crop, skin)
         matched = self._edge.match(matched, crop, face, lips, front)
-        matched = self._deflicker.match(matched, crop, skin)
         patch = compose.patch(matched, face, to_crop, picture.shape, self._strength[frame], self._feather, front)
         if patch is None:
             return
