@@ -151,19 +151,27 @@ to_rgb = np.linalg.inv(to_ycc)
 
 
 class ColourMatch:
-    """Gives generated crops the light and tint of their source, slowly enough not to flicker.
+    """Gives generated crops the light and tint of their source, and takes out the flicker of a net's own light.
 
-    Frames come in order; `restart` after a gap.
+    A net's skin brightens and darkens with the mouth's shape and the head's turn, from one frame to the next, so no
+    slow correction can take that out: contrast and tint are matched slowly, then each frame's skin is brought to the
+    mean colour of the source's. Frames come in order; `restart` after a gap.
     """
 
     pace = 0.2
-    """Share of a new frame in the running correction."""
+    """Share of a new frame in the running correction of contrast and tint."""
+    pace_of_light = 0.33
+    """Share of a new frame in the running colour of the source's skin: a light that changes is followed in a few
+    frames, and what the old mouth does to its cheeks trembles less in the new picture than in the old."""
+    most_difference, most_shift = 15.0, 15.0
+    """Levels: a larger difference at one place is a contour; a larger one of the whole skin is no skin."""
 
     def __init__(self) -> None:
-        self._running: np.ndarray | None = None
+        self.restart()
 
     def restart(self) -> None:
-        self._running = None
+        self._running: np.ndarray | None = None
+        self._light: np.ndarray | None = None
 
     def match(self, generated: np.ndarray, source: np.ndarray, skin: np.ndarray) -> np.ndarray:
         """`generated` (s, s, 3) uint8 corrected to `source` (s, s, 3) uint8, both measured where `skin` (s, s) is true.
@@ -176,14 +184,20 @@ class ColourMatch:
         """
         step = max(1, len(skin) // 96)  # enough to compare colours on
         few = skin[::step, ::step]
-        if few.sum() >= 32:
-            chosen, wanted = (picture[::step, ::step][few] for picture in (generated, source))
-            now = _correction(chosen @ to_ycc.T, wanted @ to_ycc.T)
-            self._running = now if self._running is None else self._running + self.pace * (now - self._running)
+        enough = few.sum() >= 32
+        wanted = source[::step, ::step][few].astype(np.float32)
+        if enough:
+            now = _correction(generated[::step, ::step][few] @ to_ycc.T, wanted @ to_ycc.T)
+            self._running = _towards(self._running, now, self.pace)
         if self._running is None:
             return generated.astype(np.float32)
         gain, offset = self._running[0], self._running[1:]
         matched = generated @ (to_rgb @ np.diag((gain, 1, 1)) @ to_ycc).T + to_rgb @ offset
+        if enough:
+            light = wanted.mean(axis=0)
+            self._light = _towards(self._light, light, self.pace_of_light)
+            lacking = np.clip(wanted - matched[::step, ::step][few], -self.most_difference, self.most_difference)
+            matched += np.clip(self._light - light + lacking.mean(axis=0), -self.most_shift, self.most_shift)
         return np.clip(matched, 0, 255).astype(np.float32)
 
 
@@ -236,7 +250,7 @@ class EdgeMatch:
             cv2.resize(p.astype(np.float32), (side, side), interpolation=cv2.INTER_AREA) for p in (matched, source)
         )
         now = np.clip(wanted - small, -self.most, self.most)
-        self._running = now if self._running is None else self._running + self.pace * (now - self._running)
+        self._running = _towards(self._running, now, self.pace)
         mouth = np.zeros((side, side), np.uint8)
         cv2.fillConvexPoly(mouth, cv2.convexHull(crop_pixels(lips, side)), (1,), shift=8)
         edge = ((alpha > 0) & (alpha < 0.5) & (mouth == 0)).astype(np.float32)
@@ -293,7 +307,7 @@ class DetailMatch:
         mouth = area > 0
         if mouth.sum() >= 32:
             now = np.array([np.square(detail[mouth]).mean(), np.square(its_own[mouth]).mean()])
-            self._running = now if self._running is None else self._running + self.pace * (now - self._running)
+            self._running = _towards(self._running, now, self.pace)
         if self._running is None:
             return patch
         drawn, true = self._running
@@ -308,6 +322,10 @@ def _detail(rgb: np.ndarray, spread: float) -> np.ndarray:
     """(h, w) float32: the luma of (h, w, 3) less its blur."""
     luma = rgb.astype(np.float32) @ to_ycc[0].astype(np.float32)
     return luma - cv2.GaussianBlur(luma, (0, 0), spread)
+
+
+def _towards(running: np.ndarray | None, now: np.ndarray, pace: float) -> np.ndarray:
+    return now if running is None else running + pace * (now - running)
 
 
 def _correction(generated: np.ndarray, source: np.ndarray) -> np.ndarray:

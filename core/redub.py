@@ -317,7 +317,7 @@ def _dub(
         beyond=job.sync_mode != "cut_off",
         unfit=unfit[source],
     )
-    references: dict[int, np.ndarray] = {}
+    references: dict[int, reference.References] = {}
     side = _largest_side(track, plan)
     size = engine.image_size * int(np.clip(round(side / engine.image_size), 1, engine.finest))
     if not engine.rules.own_reference:
@@ -328,7 +328,8 @@ def _dub(
         references = sync_mode.of_each_shot(references, followed, track)
     folder = str(Path(job.debug) / speech.face.replace(":", "_")) if job.debug and job.others else job.debug
     fronts = {i: hidden.fronts[frame] for i, frame in enumerate(source.tolist()) if frame in hidden.fronts}
-    painter = _Painter(job, engine, restorer, size, track, plan, references, fronts, Debug(folder, len(source)))
+    shares = reference.weights(track, references, float(shot.rate))
+    painter = _Painter(job, engine, restorer, size, track, plan, references, shares, fronts, Debug(folder, len(source)))
     heard = engine.listen(speech.wave, shot.rate, speech.start, len(source))
     return _Dub(speech.face, plan, painter, heard, _warnings(plan, side, size, speech.voiced))
 
@@ -386,26 +387,33 @@ def plan_effect(
 
 def choose_references(
     shot: Shot, track: faces.Track, plan: Plan, size: int, go_on: Callable[[], None] = lambda: None
-) -> dict[int, np.ndarray]:
-    """For each number in `track.shot` that gets new lips the crop, (size, size, 3) uint8, the net sees of the person.
+) -> dict[int, reference.References]:
+    """For each number in `track.shot` that gets new lips the crops, `size` pixels a side, the net sees of the person.
 
     Args:
         go_on: called after every decoded picture; may raise to end the search.
     """
     wanted = {
-        frame: int(number)
+        frame: (int(number), place)
         for number in np.unique(track.shot[plan.strength > 0])
-        for frame in reference.candidates(track, int(number))
+        for place, frames in enumerate(reference.candidates(track, int(number)))
+        for frame in frames
     }
-    best: dict[int, tuple[float, np.ndarray]] = {}
+    best: dict[tuple[int, int], tuple[float, int, np.ndarray]] = {}
     for frame, picture in shot.between(sorted(wanted)):
         if frame in wanted:
             crop = faces.crop(picture, track.to_crop[frame], size)
             sharpness = reference.sharpness(crop)
             if wanted[frame] not in best or sharpness > best[wanted[frame]][0]:
-                best[wanted[frame]] = sharpness, crop
+                best[wanted[frame]] = sharpness, frame, crop
         go_on()
-    return {number: crop for number, (_, crop) in best.items()}
+    chosen = {}
+    for number in sorted({number for number, _ in best}):
+        of_shot = [best[key][1:] for key in sorted(best) if key[0] == number]
+        frames, crops = zip(*of_shot, strict=True)
+        poses = reference.pose(track.points[list(frames)], track.to_crop[list(frames)])
+        chosen[number] = reference.References(np.stack(crops), poses)
+    return chosen
 
 
 class _Painter:
@@ -413,8 +421,9 @@ class _Painter:
 
     Args:
         size: side of the crops, in pixels.
-        references: for each number in `track.shot` the crop the net sees of the person; without one it sees the very
-            crop that it paints.
+        references: for each number in `track.shot` what the net sees of the person; without any it sees the very crop
+            that it paints.
+        shares: (n, k), see reference.weights.
         fronts: as in occlusion.Hidden.
     """
 
@@ -426,7 +435,8 @@ class _Painter:
         size: int,
         track: faces.Track,
         plan: Plan,
-        references: dict[int, np.ndarray],
+        references: dict[int, reference.References],
+        shares: np.ndarray,
         fronts: dict[int, np.ndarray],
         debug: Debug,
     ) -> None:
@@ -437,7 +447,7 @@ class _Painter:
         mask = compose.MaskSettings(job.mask, job.mask_padding, job.mask_feather)
         self._feather = mask.feather
         self._outline, self._lower_face = compose.outline(track, mask), compose.outline(track)
-        self._references = references
+        self._references, self._shares = references, shares
         self._colour, self._edge = compose.ColourMatch(), compose.EdgeMatch(mask.feather)
         self._detail, self._grain = compose.DetailMatch(job.sharpen), GrainMatch(job.grain)
         self._restorer = restorer
@@ -450,11 +460,22 @@ class _Painter:
         if not chosen:
             return
         crops = [faces.crop(pictures[i], self._to_crop[first + i], self._size) for i in chosen]
-        shots = [int(self._shot_of[first + i]) for i in chosen]
-        references = [self._references.get(shot, crop) for shot, crop in zip(shots, crops, strict=True)]
-        mouths = self._engine.generate(np.stack(crops), np.stack(references), heard[chosen])
+        mouths = self._draw([first + i for i in chosen], np.stack(crops), heard[chosen])
         for i, crop, mouth in zip(chosen, crops, mouths, strict=True):
             self._paste(first + i, pictures[i], crop, mouth)
+
+    def _draw(self, frames: list[int], crops: np.ndarray, heard: np.ndarray) -> np.ndarray:
+        """The crops (n, s, s, 3) uint8 with new lips, each from the reference of its pose or from two mixed."""
+        if not self._references:
+            return self._engine.generate(crops, crops, heard)
+        shares = self._shares[frames]
+        shown = [self._references[int(self._shot_of[frame])].crops for frame in frames]
+        mixed = np.zeros(crops.shape, np.float32)
+        for place in np.flatnonzero(shares.any(axis=0)):
+            some = np.flatnonzero(shares[:, place])
+            drawn = self._engine.generate(crops[some], np.stack([shown[i][place] for i in some]), heard[some])
+            mixed[some] += shares[some, place, None, None, None] * drawn
+        return np.rint(mixed).astype(np.uint8)
 
     def _paste(self, frame: int, picture: media.Picture, crop: np.ndarray, mouth: np.ndarray) -> None:
         """One generated crop into its picture."""

@@ -9,11 +9,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from fractions import Fraction
 from math import ceil
+from typing import TypeVar
 
 import numpy as np
 
 from . import faces, media
 from .errors import JobError
+
+T = TypeVar("T")
 
 held_bytes, fewest_held, most_held = 128 << 20, 8, 64
 """Pictures that are kept while a movie is shown backwards: as many as fit into these bytes, within these bounds."""
@@ -67,10 +70,10 @@ def shown(track: faces.Track, source: np.ndarray) -> faces.Track:
     )
 
 
-def of_each_shot(references: dict[int, np.ndarray], track: faces.Track, output: faces.Track) -> dict[int, np.ndarray]:
+def of_each_shot(known: dict[int, T], track: faces.Track, output: faces.Track) -> dict[int, T]:
     """What is known of each shot in `track`, by the shots' numbers in `output`, which is `shown` of it."""
-    known = {int(number): int(number) % _shots(track) for number in np.unique(output.shot)}
-    return {number: references[own] for number, own in known.items() if own in references}
+    own = {int(number): int(number) % _shots(track) for number in np.unique(output.shot)}
+    return {number: known[before] for number, before in own.items() if before in known}
 
 
 def _shots(track: faces.Track) -> int:

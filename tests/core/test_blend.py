@@ -163,7 +163,13 @@ def test_a_setting_out_of_range_says_what_fits(wrong: dict[str, object]) -> None
 
 @pytest.mark.parametrize(
     ("name", "speech"),
-    [("GRID_id2_c8", "MultiVSR"), ("Vox2", "German"), ("MultiVSR", "SpkVid_range_side_5"), ("German", "Vox2")],
+    [
+        ("GRID_id2_c8", "MultiVSR"),
+        ("Vox2", "German"),
+        ("MultiVSR", "SpkVid_range_side_5"),
+        ("German", "Vox2"),
+        ("HDTF_WDA_Ed", "German"),
+    ],
 )
 def test_real_footage_gets_no_seam_and_no_flicker(name: str, speech: str, footage: Path, tmp_path: Path) -> None:
     """With the bundled model: a seam shows as a line along the jaw, flicker as skin that pulses."""

@@ -271,8 +271,8 @@ def test_each_shot_gets_the_sharpest_of_its_own_candidates(make_job: MakeJob, tm
     chosen = redub.choose_references(shot, track, plan, 96)
     pictures = [picture.rgb() for picture in shot.pictures()]
     assert sorted(chosen) == [0, 1]
-    for number, crop in chosen.items():
-        candidates = reference.candidates(track, number)
+    for number, references in chosen.items():
+        [candidates], [crop] = reference.candidates(track, number), references.crops
         assert len(candidates) == 5
         assert all(track.shot[frame] == number for frame in candidates)
         crops = [faces.crop(pictures[frame], track.to_crop[frame], 96) for frame in candidates]

@@ -20,7 +20,7 @@ from python_speech_features import mfcc
 from torch import nn
 from torchmetrics.image.fid import FrechetInceptionDistance
 
-from core import audio, faces, media
+from core import audio, faces, media, reference
 from core.errors import JobError, MediaError, ModelError, OutputError
 from core.faces import Track, Tracker
 from core.faces.mesh import lips_inner, lips_outer, rigid, rigid_in_crop
@@ -230,12 +230,16 @@ def lpips() -> Lpips:
     return Lpips("untrained")
 
 
+def only(crop: np.ndarray) -> dict[int, reference.References]:
+    return {0: reference.References(crop[None], np.zeros((1, 3)))}
+
+
 def test_the_footage_itself_scores_as_well_as_can_be_and_a_copied_reference_shows(make_clip, lpips, tmp_path):
     """Whoever draws the footage has nothing to improve; whoever draws the reference in every frame has copied it."""
     film = media.probe(str(make_clip(frames=12)))
     track = track_of(film, 12)
     shown = list(media.read(film))
-    own = pictures.compare(film, film, track, lpips, {0: faces.crop(shown[0].rgb(), track.to_crop[0], 96)})
+    own = pictures.compare(film, film, track, lpips, only(faces.crop(shown[0].rgb(), track.to_crop[0], 96)))
     assert own.lpips == pytest.approx(0, abs=1e-6) and own.ssim == pytest.approx(1, abs=1e-5)
     assert math.isinf(own.psnr) and own.lmd == 0 and own.copy == pytest.approx(0, abs=1e-6)
 
@@ -244,8 +248,8 @@ def test_the_footage_itself_scores_as_well_as_can_be_and_a_copied_reference_show
         for _ in range(12):
             writer.add(shown[11])
     in_one_place = replace(track, to_crop=np.repeat(track.to_crop[11:], 12, 0))
-    reference = faces.crop(shown[11].rgb(), track.to_crop[11], 96)
-    copied = pictures.compare(film, media.probe(str(still)), in_one_place, lpips, {0: reference})
+    seen = faces.crop(shown[11].rgb(), track.to_crop[11], 96)
+    copied = pictures.compare(film, media.probe(str(still)), in_one_place, lpips, only(seen))
     assert copied.copy is not None and copied.copy > 0.99
     assert copied.lpips > own.lpips and copied.ssim < 0.99 and copied.psnr < 50
     assert pictures.compare(film, film, track, lpips, {}).copy is None

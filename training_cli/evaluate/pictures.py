@@ -22,7 +22,7 @@ from torchmetrics.functional.image import structural_similarity_index_measure
 from torchmetrics.image import PeakSignalNoiseRatio
 from torchmetrics.image.fid import FrechetInceptionDistance
 
-from core import faces, media
+from core import faces, media, reference
 from core.errors import ModelError
 from core.faces import Track, Tracker
 from core.faces.mesh import lips, rigid, rigid_in_crop
@@ -68,7 +68,7 @@ def compare(
     drawn: media.SourceInfo,
     track: Track,
     lpips: Lpips,
-    references: dict[int, np.ndarray],
+    references: dict[int, reference.References],
 ) -> PictureScore:
     """Compares the frames of a track with the same frames as they were drawn.
 
@@ -76,12 +76,13 @@ def compare(
         footage, drawn: movies that begin with the same frame.
         track: the face in the footage, found in every frame.
         lpips: on the device that does the work.
-        references: for each number in `track.shot` the crop (S, S, 3) uint8 that the net saw, S its own size; none for
-            nets that see the very frame they paint.
+        references: for each number in `track.shot` what the net saw, at its own size; none for nets that see the very
+            frame they paint.
     """
     device = next(lpips.parameters()).device
     sums: dict[str, list[float]] = {name: [] for name in ("lpips", "ssim", "from_footage", "from_reference")}
     noise = PeakSignalNoiseRatio(data_range=1.0).to(device)
+    shares = reference.weights(track, references, float(footage.rate))
     with Tracker(float(footage.rate)) as tracker:
 
         def seen() -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
@@ -102,13 +103,14 @@ def compare(
                 sums["ssim"].append(float(similarity.sum()))
                 noise.update(made, true)
                 if references:
-                    shown = np.stack([references[int(track.shot[frame])] for frame, _, _ in batch])
+                    used = ((references[int(track.shot[i])].crops, int(shares[i].argmax())) for i, _, _ in batch)
+                    shown = np.stack([crops[place] for crops, place in used])
                     size = shown.shape[1]
                     true, made = _crops(track, batch, size, device)
                     lower = np.s_[:, :, size // 2 :]
                     sums["from_footage"].append(float(lpips(made[lower], true[lower])) * len(batch))
-                    reference = _tensor(shown).to(device)
-                    sums["from_reference"].append(float(lpips(made[lower], reference[lower])) * len(batch))
+                    seen_there = _tensor(shown).to(device)
+                    sums["from_reference"].append(float(lpips(made[lower], seen_there[lower])) * len(batch))
         drawn_points = tracker.finish().points
     count = len(track.found)
     footage_part, reference_part = sum(sums["from_footage"]), sum(sums["from_reference"])
