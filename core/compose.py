@@ -29,6 +29,8 @@ feather = 0.03
 """Standard deviation of the feather in crop units, unless a job says another: it grows with the face."""
 mouth_room = 0.1
 """Crop units around the lips that belong to a mask of the mouth only: new lips may open wider."""
+line_window, line_slack = 0.03, 5.0
+"""A new picture's edge may be as bright as the source is within so many crop units, and so many levels brighter."""
 lip_room = 0.05
 """Crop units around the lips that are no skin to compare colours on: a mouth moves there."""
 
@@ -216,6 +218,8 @@ class EdgeMatch:
     """Crop units inwards at which the correction has fallen to a third."""
     most = 40.0
     """Levels: a larger difference is a contour at another place, and no light."""
+    line_reach = 0.1
+    """Crop units inwards at which an outline that is not the source's is still half seen."""
     pace = 0.15
     """Share of a new frame in the running difference."""
 
@@ -263,7 +267,29 @@ class EdgeMatch:
         share = np.exp(-np.square(inwards / self.reach)) * (alpha > 0) * (mouth == 0)
         correction = average * share.astype(np.float32)[..., None]
         correction = cv2.resize(correction, (size, size), interpolation=cv2.INTER_LINEAR)
-        return np.clip(matched + correction, 0, 255)
+        moving = cv2.distanceTransform((mouth == 0).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE) / side
+        near = np.exp(-np.square(inwards / self.line_reach)) * (alpha > 0) * np.clip(moving / lip_room - 1, 0, 1)
+        return _without_lines(np.clip(matched + correction, 0, 255), wanted, near.astype(np.float32))
+
+
+def _without_lines(picture: np.ndarray, source: np.ndarray, near: np.ndarray) -> np.ndarray:
+    """`picture` (s, s, 3) no brighter than the source is around each place.
+
+    A warped reference brings its own outline, with its rim of light, to a place inside the source's.
+
+    Args:
+        source: (k, k, 3) float32, the source made small.
+        near: (k, k) float32, how much that holds: 1 at the edge, 0 where the mouth moves the skin and its shadows.
+    """
+    size, side = len(picture), len(source)
+    luma = source @ to_ycc[0].astype(np.float32)
+    window = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * round(line_window * side) + 1,) * 2)
+    high, share = (
+        cv2.resize(p, (size, size), interpolation=cv2.INTER_LINEAR)
+        for p in (cv2.dilate(luma, window) + line_slack, near)
+    )
+    excess = np.maximum(picture @ to_ycc[0].astype(np.float32) - high, 0)
+    return np.clip(picture - (share * excess)[..., None], 0, 255)
 
 
 class DetailMatch:
