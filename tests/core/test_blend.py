@@ -179,17 +179,12 @@ def test_a_setting_out_of_range_says_what_fits(wrong: dict[str, object]) -> None
 
 @pytest.mark.parametrize(
     ("name", "speech"),
-    [
-        ("GRID_id2_c8", "MultiVSR"),
-        ("Vox2", "German"),
-        ("MultiVSR", "SpkVid_range_side_5"),
-        ("German", "Vox2"),
-        ("HDTF_WDA_Ed", "German"),
-    ],
+    [("GRID_id2_c8", "MultiVSR"), ("Vox2", "German"), ("MultiVSR", "SpkVid_range_side_5"), ("German", "Vox2")],
 )
 def test_real_footage_gets_no_seam_and_no_flicker(name: str, speech: str, footage: Path, tmp_path: Path) -> None:
     """With the bundled model: a seam shows as a line along the jaw, flicker as skin that pulses."""
-    score = redubbed_score(next(footage.glob(f"{name}*")), next(footage.glob(f"{speech}*")), 0, 60, tmp_path)
+    clip, sound = (next(footage.glob(f"{n}*")) for n in (name, speech))
+    score = redubbed_score(clip, sound, 0, 60, tmp_path)
     assert score.seam <= 0.1
     assert score.flicker[1] <= score.flicker[0]
     assert 0.75 < score.noise[1] / score.noise[0] < 1.25

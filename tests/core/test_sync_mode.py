@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import clips
 import cv2
@@ -16,6 +17,7 @@ import soundfile
 from living_pictures import most_living
 
 from core import audio, cli, faces, media, redub, sync_mode
+from core.engine import Engine
 from core.errors import JobError
 from core.job import Progress, RedubJob
 
@@ -178,20 +180,39 @@ def with_a_gap(tmp_path: Path) -> Callable[[np.ndarray], str]:
 
 
 def test_noise_between_words_moves_no_mouth(
-    make_job: MakeJob, make_clip: Callable[..., Path], with_a_gap: Callable[[np.ndarray], str], tmp_path: Path
+    make_job: MakeJob,
+    make_clip: Callable[..., Path],
+    with_a_gap: Callable[[np.ndarray], str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """By default the mouth does what it does in digital silence; `off` lets it follow the noise."""
+    """By default the mouth does what it does in digital silence; `off` lets it follow the noise.
+
+    Looked at as the net draws it: the small net of the tests answers a sound with little but a shade of its light,
+    which is taken out of the picture with the flicker.
+    """
     noise = np.random.default_rng(2).normal(0, 0.05, 12800)
-    shown = {}
+    shown: dict[str, np.ndarray] = {}
+    drawn: list[np.ndarray] = []
+    generate = Engine.generate
+
+    def watched(*arguments: Any) -> np.ndarray:
+        drawn.extend(mouths := generate(*arguments))
+        return mouths
+
+    monkeypatch.setattr(Engine, "generate", watched)
     for name, filling, silence in (("gated", noise, "rest"), ("quiet", np.zeros(9), "off"), ("loud", noise, "off")):
         job = make_job(
             video=str(make_clip(45)), speech=with_a_gap(filling), output=str(tmp_path / f"{name}.mkv"), silence=silence
         )
         assert redub.run(job).changed == 45
-        shown[name] = rgb(job.output)
-    gap = slice(23, 26)  # whose windows of 0.2 s lie in the gap and not in the gate's margins
-    quiet, gated, loud = (np.array(shown[name][gap], int) for name in ("quiet", "gated", "loud"))
-    assert np.abs(gated - quiet).mean() < 0.25 * np.abs(loud - quiet).mean()
+        shown[name] = np.stack(drawn)
+        assert len(shown[name]) == 45
+        drawn.clear()
+    for frame in range(23, 26):  # whose windows of 0.2 s lie in the gap and not in the gate's margins
+        quiet = shown["quiet"][frame].astype(int)
+        gated, loud = (np.abs(shown[name][frame] - quiet).mean() for name in ("gated", "loud"))
+        assert gated < 0.25 * loud, frame
 
 
 def test_keep_leaves_the_original_where_nobody_speaks(
