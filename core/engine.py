@@ -16,6 +16,7 @@ from .errors import DeviceError
 from .nets import ear
 from .nets.checkpoint import default_model, load_generator
 from .nets.generator import Generator
+from .nets.lipcode import opening_step
 from .nets.wav2lip import Wav2Lip
 from .timing import frame_middle
 
@@ -83,6 +84,17 @@ class Engine:
         at = np.array(times) * ear.token_rate + ear.overlap
         heard = [np.interp(at, np.arange(shapes.shape[1]), numbers) for numbers in shapes]
         return np.stack(heard, 1).astype(np.float32)
+
+    @torch.inference_mode()
+    def opening(self, heard: audio.MelWindows | np.ndarray) -> np.ndarray | None:
+        """(n,) how far the inner lips will be open, in crop units more than the person's median, if `heard` tells it.
+
+        Args:
+            heard: all that `listen` gave.
+        """
+        if isinstance(self.generator, Wav2Lip) or not self.generator.lip_code or not isinstance(heard, np.ndarray):
+            return None
+        return self.generator.lip_code.drawn(torch.from_numpy(heard).to(self.device))[:, 0].cpu().numpy() * opening_step
 
     @torch.inference_mode()
     def generate(self, faces: np.ndarray, references: np.ndarray, heard: np.ndarray) -> np.ndarray:

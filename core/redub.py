@@ -328,11 +328,11 @@ def _dub(
         references = sync_mode.of_each_shot(references, followed, track)
     folder = str(Path(job.debug) / speech.face.replace(":", "_")) if job.debug and job.others else job.debug
     fronts = {i: hidden.fronts[frame] for i, frame in enumerate(source.tolist()) if frame in hidden.fronts}
-    shares = reference.weights(track, references, float(shot.rate))
+    heard = engine.listen(speech.wave, shot.rate, speech.start, len(source))
+    shares = reference.weights(track, references, float(shot.rate), engine.opening(heard))
     painter = Painter(
         job, engine, restorer, size, track, plan.strength, references, shares, fronts, Debug(folder, len(source))
     )
-    heard = engine.listen(speech.wave, shot.rate, speech.start, len(source))
     return _Dub(speech.face, plan, painter, heard, _warnings(plan, side, size, speech.voiced))
 
 
@@ -395,27 +395,40 @@ def choose_references(
     Args:
         go_on: called after every decoded picture; may raise to end the search.
     """
-    wanted = {
-        frame: (int(number), place)
-        for number in np.unique(track.shot[plan.strength > 0])
-        for place, frames in enumerate(reference.candidates(track, int(number)))
-        for frame in frames
-    }
-    best: dict[tuple[int, int], tuple[float, int, np.ndarray]] = {}
+    wanted: dict[int, list[tuple[int, int, int]]] = {}
+    for number in np.unique(track.shot[plan.strength > 0]).tolist():
+        for which_pose, kinds in enumerate(reference.candidates(track, number)):
+            for kind, frames in enumerate(kinds):
+                for frame in frames:
+                    wanted.setdefault(frame, []).append((number, which_pose, kind))
+    best: dict[tuple[int, int, int], tuple[float, int, np.ndarray]] = {}
     for frame, picture in shot.between(sorted(wanted)):
         if frame in wanted:
             crop = faces.crop(picture, track.to_crop[frame], size)
             sharpness = reference.sharpness(crop)
-            if wanted[frame] not in best or sharpness > best[wanted[frame]][0]:
-                best[wanted[frame]] = sharpness, frame, crop
+            for key in wanted[frame]:
+                if key not in best or sharpness > best[key][0]:
+                    best[key] = sharpness, frame, crop
         go_on()
-    chosen = {}
-    for number in sorted({number for number, _ in best}):
-        of_shot = [best[key][1:] for key in sorted(best) if key[0] == number]
-        frames, crops = zip(*of_shot, strict=True)
-        poses = reference.pose(track.points[list(frames)], track.to_crop[list(frames)])
-        chosen[number] = reference.References(np.stack(crops), poses)
-    return chosen
+    return {
+        number: _references(track, {key[1:]: best[key][1:] for key in sorted(best) if key[0] == number})
+        for number in sorted({number for number, _, _ in best})
+    }
+
+
+def _references(track: faces.Track, chosen: dict[tuple[int, int], tuple[int, np.ndarray]]) -> reference.References:
+    """Of one shot, from frame and crop of each number of a pose, and of an opening in it."""
+    frames, crops = zip(*chosen.values(), strict=True)
+    frames = np.array(frames)
+    usual = [frame for (_, kind), (frame, _) in chosen.items() if kind == 0]
+    everywhere = track.found & (track.shot == track.shot[frames[0]])
+    opening = reference.lip_gap(track.points, track.to_crop)
+    return reference.References(
+        crops=np.stack(crops),
+        pose_of=np.array([number for number, _ in chosen]),
+        poses=reference.pose(track.points[usual], track.to_crop[usual]),
+        openings=opening[frames] - np.median(opening[everywhere]),
+    )
 
 
 def _look_in_front(shot: Shot, track: faces.Track, go_on: Callable[[], None]) -> occlusion.Hidden:

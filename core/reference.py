@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Which frames of a shot show the net whose mouth it paints: sharp, the lips open, one for each pose of the head.
+"""Which frames of a shot show the net whose mouth it paints: sharp, for each pose of the head, with open and shut lips.
 
-Teeth that are not to be seen must be painted; those that are there only have to be covered. A picture of another pose
-must be bent into place, and smears.
+Teeth that are not to be seen must be painted; those that are there only have to be covered. The seam of shut lips can
+be moved, but not made of open ones. A picture of another pose must be bent into place, and smears.
 """
 
 from __future__ import annotations
@@ -14,14 +14,23 @@ import cv2
 import numpy as np
 from scipy.ndimage import gaussian_filter1d, uniform_filter1d
 
-from . import compose, faces
+from . import compose, faces, occlusion
+from .faces.mesh import lower_lip, upper_lip
 
 nose_tip, left_cheek, right_cheek = 1, 454, 234
+lip_edges, lip_corners = (0, 17), (61, 291)
+"""Points of the outer lips: upper and lower middle, corners."""
 usual_open = 0.75
-"""Quantile of the shot's lip openings that a reference should have."""
+"""Quantile of the shot's lip openings that the first reference of a pose should have."""
+touching = 0.012
+"""Crop units up to which lips are shut."""
+natural = 0.15
+"""Part by which thickness and width of shut lips may be away from the shot's usual: pressed, bitten or pouting lips are
+not what every m and every silence looks like."""
 candidate_count = 5
-"""Frames of a pose whose sharpness is compared: each must be decoded once more."""
-most = 4
+"""Frames of each kind whose sharpness is compared: each must be decoded once more."""
+most_poses = 4
+most = 2 * most_poses
 """References of a shot: what they take must not grow with its length."""
 one_pose = 0.08
 """Distance up to which two poses (see `pose`) are the same for the net: a turn of about 9 degrees."""
@@ -31,19 +40,29 @@ of every frame, with the very lips that are to be replaced."""
 size_weight = 0.12
 """Distance between two poses of which one shows the face twice as large."""
 stay = 0.03
-"""How much nearer another reference must be before it takes over: a head that sways between two has one."""
+"""How much nearer another pose must be before it takes over: a head that sways between two has one."""
 settle, fade = 0.1, 0.3
-"""Seconds: standard deviation over which the path of a pose is smoothed, and how long two references are mixed."""
+"""Seconds: standard deviation over which the path of a pose is smoothed, and how long two poses are mixed."""
+opened, shut = 0.2, 0.1
+"""Parts of the way from shut to usually open lips: from the first on a mouth is drawn from the open ones, below the
+second from the shut ones, between as before. Open lips are more easily shut than shut ones opened."""
+open_fade = 0.1
+"""Seconds over which references of two openings are mixed."""
 
 
 @dataclass(frozen=True)
 class References:
-    """Pictures of the person of one shot, each in another pose."""
+    """Pictures of the person of one shot, each of another pose or with other lips."""
 
     crops: np.ndarray
-    """(k, s, s, 3) uint8, k up to `most`; the first has the shot's usual pose."""
+    """(k, s, s, 3) uint8, k up to `most`; the first has the shot's usual pose. Of each pose there is one with usually
+    open lips, which may be followed by one with shut lips."""
+    pose_of: np.ndarray
+    """(k,) int, rising from 0: the number of each one's pose."""
     poses: np.ndarray
-    """(k, 3), see `pose`."""
+    """(p, 3), see `pose`."""
+    openings: np.ndarray
+    """(k,) how far the lips are open, in crop units more than the shot's median."""
 
 
 def pose(points: np.ndarray, to_crop: np.ndarray) -> np.ndarray:
@@ -60,26 +79,57 @@ def pose(points: np.ndarray, to_crop: np.ndarray) -> np.ndarray:
     return np.column_stack([turned, size_weight * nearness])
 
 
-def candidates(track: faces.Track, shot: int) -> list[list[int]]:
-    """For each pose of one shot the frames, rising, that suit best; the sharpest of their crops is the reference.
+def lip_gap(points: np.ndarray, to_crop: np.ndarray, upper: int = upper_lip, lower: int = lower_lip) -> np.ndarray:
+    """(n,) distance of two points of the lips in crop units, of faces as in `pose`; of the inner ones the opening."""
+    across = points[:, upper] - points[:, lower]
+    return np.linalg.norm(np.einsum("nij,nj->ni", to_crop[:, :, :2], across), axis=1)
 
-    The usual pose comes first. Others follow where at least `fewest` frames are further than `one_pose` from those
-    before.
+
+def candidates(track: faces.Track, shot: int) -> list[list[list[int]]]:
+    """For each pose of one shot, and each opening of its lips, the frames, rising, that suit best.
+
+    The sharpest crop of such frames is a reference. The usual pose comes first; others follow where at least `fewest`
+    frames are further than `one_pose` from those before. In each pose the usual opening comes first, then shut lips, if
+    there are any.
 
     Args:
         track: the face through all frames.
         shot: a number in `track.shot` with at least one found face.
     """
     frames = np.flatnonzero(track.found & (track.shot == shot))
-    poses = pose(track.points[frames], track.to_crop[frames])
-    opening = faces.lip_opening(track.points[frames])
+    points, to_crop = track.points[frames], track.to_crop[frames]
+    poses, opening = pose(points, to_crop), lip_gap(points, to_crop)
+    thick, broad = lip_gap(points, to_crop, *lip_edges) - opening, lip_gap(points, to_crop, *lip_corners)
+    odd = np.column_stack([np.abs(size - np.median(size)) for size in (thick, broad)])
+    is_natural = (odd <= natural * np.array([np.median(thick), np.median(broad)])).all(axis=1)
+    usual = float(np.quantile(opening, usual_open))
+    chosen = []
+    for centre, alike, open_ones in _poses(poses, opening):
+        away = np.abs(poses[:, :2] - centre[:2]).sum(axis=1)
+
+        def best(among: np.ndarray, unsuitable: np.ndarray) -> list[int]:
+            order = np.argsort(unsuitable[among], kind="stable")
+            return sorted(int(frames[i]) for i in among[order[:candidate_count]])
+
+        unlike = away + odd.sum(axis=1)
+        kinds = [best(open_ones, unlike + np.abs(opening - usual))]
+        among = alike[is_natural[alike]]
+        closed = among[opening[among] <= touching]
+        if len(alike) >= fewest and len(closed) and usual >= 2 * touching:
+            kinds.append(best(closed, unlike))
+        chosen.append(kinds)
+    return chosen
+
+
+def _poses(poses: np.ndarray, opening: np.ndarray) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Centre of each pose of a shot, its frames (indices into `poses` (n, 3)), and those that may show open lips."""
     wanted = np.quantile(opening, usual_open)
     # the usual pose, not the most frontal one: what a turned face hides, its reference must not show
     usual = np.median(poses, axis=0)
     alike = np.linalg.norm(poses - usual, axis=1) <= one_pose
     far = ~alike
-    found = [(usual, np.flatnonzero(alike))]
-    while len(found) < most and far.sum() >= fewest:
+    found = [(usual, np.flatnonzero(alike), np.flatnonzero(alike))]
+    while len(found) < most_poses and far.sum() >= fewest:
         some = poses[far][:: 1 + int(far.sum()) // 256]
         near = np.linalg.norm(poses[far][None] - some[:, None], axis=2) <= one_pose
         centre = some[near.sum(axis=1).argmax()]
@@ -90,17 +140,13 @@ def candidates(track: faces.Track, shot: int) -> list[list[int]]:
         # half open at least: teeth that nobody has seen look worse than a bent cheek
         open_ones = np.flatnonzero(alike & (opening >= wanted / 2))
         if len(open_ones) >= candidate_count:
-            found.append((centre, open_ones))
+            found.append((centre, np.flatnonzero(alike), open_ones))
     if len(found) == 1:
-        found = [(usual, np.arange(len(frames)))]
-    elif len(found[0][1]) < candidate_count:
+        everything = np.arange(len(poses))
+        return [(usual, everything, everything)]
+    if len(found[0][1]) < candidate_count:
         del found[0]  # between two poses lies none
-    chosen = []
-    for centre, among in found:
-        unsuitable = np.abs(poses[among, :2] - centre[:2]).sum(axis=1) + np.abs(opening[among] - wanted)
-        order = among[np.argsort(unsuitable, kind="stable")]
-        chosen.append(sorted(int(frames[i]) for i in order[:candidate_count]))
-    return chosen
+    return found
 
 
 def sharpness(crop: np.ndarray) -> float:
@@ -108,16 +154,20 @@ def sharpness(crop: np.ndarray) -> float:
     return float(cv2.Laplacian(cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY), cv2.CV_32F).var())
 
 
-def weights(track: faces.Track, references: Mapping[int, References], rate: float) -> np.ndarray:
+def weights(
+    track: faces.Track, references: Mapping[int, References], rate: float, opening: np.ndarray | None = None
+) -> np.ndarray:
     """How much of each reference of its shot is in each frame, (n, `most`) float32; of a frame without any 0.
 
-    The nearest pose is drawn from; where another becomes the nearest, both are mixed for a moment, so that no frame
-    shows the change.
+    The nearest pose is drawn from, and of its openings the one that suits what is to be drawn. Where another becomes
+    the nearest, both are mixed for a moment, so that no frame shows the change.
 
     Args:
         track: the face through all frames.
         references: for each number in `track.shot` that has them.
         rate: frames a second.
+        opening: (n,) how far the lips will be open, as References.openings; None: nobody knows, and every frame is
+            drawn from lips that are usually open.
     """
     result = np.zeros((len(track.found), most), np.float32)
     for first, last in compose.runs(np.where(track.found, track.shot, -1)):
@@ -125,18 +175,37 @@ def weights(track: faces.Track, references: Mapping[int, References], rate: floa
         if known is None:
             continue
         run = np.s_[first : last + 1]
-        if len(known.poses) == 1:
-            result[run, 0] = 1
-            continue
-        path = gaussian_filter1d(pose(track.points[run], track.to_crop[run]), settle * rate, axis=0, mode="nearest")
-        away = np.linalg.norm(path[:, None] - known.poses, axis=2)
-        used = int(away[0].argmin())
-        for i, distances in enumerate(away, first):
-            nearest = int(distances.argmin())
-            if distances[nearest] + stay < distances[used]:
-                used = nearest
-            result[i, used] = 1
-        window = 1 + 2 * round(fade * rate / 2)
-        mixed = uniform_filter1d(result[run], window, axis=0, mode="nearest")
-        result[run] = np.rint(mixed * window) / window  # rounding's crumbs would each cost a drawing
+        of_pose = _mixed(_nearest_pose(pose(track.points[run], track.to_crop[run]), known.poses, rate), fade * rate)
+        for number in range(len(known.poses)):
+            places = np.flatnonzero(known.pose_of == number)
+            if opening is None or len(places) == 1:
+                result[run, places[0]] = of_pose[:, number]
+                continue
+            usual, closed = known.openings[places]
+            is_open = occlusion.hysteresis(
+                opening[run], closed + opened * (usual - closed), closed + shut * (usual - closed)
+            )
+            of_opening = _mixed(np.column_stack([is_open, ~is_open]).astype(np.float32), open_fade * rate)
+            result[run, places] = of_pose[:, [number]] * of_opening
     return result
+
+
+def _nearest_pose(path: np.ndarray, poses: np.ndarray, rate: float) -> np.ndarray:
+    """(n, p) of 0 and 1: the pose that each frame of a run is drawn from."""
+    path = gaussian_filter1d(path, settle * rate, axis=0, mode="nearest")
+    away = np.linalg.norm(path[:, None] - poses, axis=2)
+    used = int(away[0].argmin())
+    chosen = np.zeros(away.shape, np.float32)
+    for i, distances in enumerate(away):
+        nearest = int(distances.argmin())
+        if distances[nearest] + stay < distances[used]:
+            used = nearest
+        chosen[i, used] = 1
+    return chosen
+
+
+def _mixed(chosen: np.ndarray, frames: float) -> np.ndarray:
+    """(n, m) of 0 and 1, with each change spread over so many frames."""
+    window = 1 + 2 * round(frames / 2)
+    mixed = uniform_filter1d(chosen, window, axis=0, mode="nearest")
+    return np.rint(mixed * window) / window  # rounding's crumbs would each cost a drawing

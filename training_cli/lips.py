@@ -6,10 +6,11 @@ from __future__ import annotations
 import numpy as np
 
 from core.faces.mesh import chin
+from core.nets.lipcode import opening_step
 
 from . import shards
 
-scale = np.array([0.024, 0.021, 0.021, 0.024, 0.016, 0.027, 0.034, 0.016], np.float32)
+scale = np.array([opening_step, 0.021, 0.021, 0.024, 0.016, 0.027, 0.034, 0.016], np.float32)
 """What counts as one step of each number, in units of the crop: chosen, so that a speaker's deviations from the median
 are of one size. Over the default model's training clips they are 1.0, 1.1, 1.1, 0.7, 0.5, 0.8, 0.5 and 0.7 steps."""
 usual_spread = np.array([0.88, 0.96, 0.97, 0.55, 0.39, 0.68, 0.37, 0.51], np.float32)

@@ -97,7 +97,8 @@ class Generator(nn.Module):
         sound: (B, 1, 80, audio_frames) log-mel in [-4, 4]; of a net with a speech encoder (B, 8), the mouth shapes that
             its `ear` heard.
         fine: (B, 3, F, F) the same reference with F pixels a side, of a net with `warp`; None: the one in `face`.
-        Returns (B, 3, S, S) in [0, 1], with `fine` (B, 3, F, F).
+        Returns (B, 3, S, S) in [0, 1], with `fine` (B, 3, F, F). In training mode a net with `warp` gives what it
+        learns from, else the picture that is shown (core.nets.warp).
     """
 
     rules: ClassVar[InputRules] = our_rules
@@ -169,5 +170,5 @@ class Generator(nn.Module):
             x = torch.cat([level(x), skips.pop()], 1)
         answer = self.output(x)
         if self.config.warp:
-            return warp(answer, face[:, 3:] if fine is None else fine)
+            return warp(answer, face[:, 3:] if fine is None else fine, finished=not self.training)
         return torch.sigmoid(answer.float())

@@ -9,6 +9,8 @@ from torch.nn import functional as F
 
 shape_size = 8
 """Numbers of a mouth's shape (training_cli.lips): inner opening, width, and how low lips, chin and corners are."""
+opening_step = 0.024
+"""What the first number counts in, crop units; those of the others are in training_cli.lips."""
 most = 4.0
 """Steps from a speaker's median beyond which no mouth is learnt."""
 hidden = 128
@@ -41,7 +43,11 @@ class LipCode(nn.Module):
 
     def say(self, heard: Tensor) -> Tensor:
         """The map for shapes (B, 8) as they were heard: with the code's gain, within its bounds."""
-        return self.speak((heard * self.gain).clamp(*self.bounds))
+        return self.speak(self.drawn(heard))
+
+    def drawn(self, heard: Tensor) -> Tensor:
+        """The shapes (B, 8) that are drawn for those that were heard."""
+        return (heard * self.gain).clamp(*self.bounds)
 
     def speak(self, shapes: Tensor) -> Tensor:
         """The map for given shapes (B, 8) in [-4, 4]."""

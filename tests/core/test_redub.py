@@ -272,7 +272,7 @@ def test_each_shot_gets_the_sharpest_of_its_own_candidates(make_job: MakeJob, tm
     pictures = [picture.rgb() for picture in shot.pictures()]
     assert sorted(chosen) == [0, 1]
     for number, references in chosen.items():
-        [candidates], [crop] = reference.candidates(track, number), references.crops
+        [[candidates]], [crop] = reference.candidates(track, number), references.crops
         assert len(candidates) == 5
         assert all(track.shot[frame] == number for frame in candidates)
         crops = [faces.crop(pictures[frame], track.to_crop[frame], 96) for frame in candidates]

@@ -16,12 +16,20 @@ from core import faces, media, redub, reference
 from core.engine import Engine
 from core.faces import Track
 from core.job import RedubJob
+from core.nets.checkpoint import save_net
+from core.nets.generator import Generator, GeneratorConfig
 from core.reference import References
 
 rate = 25.0
 
 
-def made_track(yaw: np.ndarray, opening: np.ndarray, size: float | np.ndarray = 100.0) -> Track:
+def made_track(
+    yaw: np.ndarray,
+    opening: np.ndarray,
+    size: float | np.ndarray = 100.0,
+    thick: float | np.ndarray = 0.1,
+    broad: float | np.ndarray = 0.3,
+) -> Track:
     """Faces in one place whose nose lies `yaw` crop units beside the cheeks' middle, the lips open by `opening`."""
     n = len(yaw)
     inside = np.full((n, 478, 2), 0.5)
@@ -29,9 +37,16 @@ def made_track(yaw: np.ndarray, opening: np.ndarray, size: float | np.ndarray = 
     inside[:, reference.nose_tip, 0] = 0.5 + yaw
     inside[:, 10], inside[:, 2] = (0.5, 0.0), (0.5, 0.5)  # the face's height is 1
     inside[:, 13], inside[:, 14, 1] = (0.5, 0.7), 0.7 + opening
+    inside[:, 0, 1], inside[:, 17, 1] = 0.7 - thick / 2, 0.7 + opening + thick / 2
+    inside[:, 61, 0], inside[:, 291, 0] = 0.5 - broad / 2, 0.5 + broad / 2
     side = np.broadcast_to(size, n)[:, None, None]
     to_crop = np.concatenate([np.eye(2) / side, np.zeros((n, 2, 1))], 2)
     return Track(np.ones(n, bool), np.zeros(n, np.int32), to_crop, (inside * side).astype(np.float32))
+
+
+def opened(track: Track) -> list[list[int]]:
+    """Candidates with the usual opening, of each pose."""
+    return [kinds[0] for kinds in reference.candidates(track, 0)]
 
 
 def talking(n: int, seed: int = 0) -> np.ndarray:
@@ -39,8 +54,8 @@ def talking(n: int, seed: int = 0) -> np.ndarray:
 
 
 def known(*yaws: float) -> dict[int, References]:
-    poses = np.array([made_pose(yaw) for yaw in yaws])
-    return {0: References(np.zeros((len(yaws), 8, 8, 3), np.uint8), poses)}
+    poses, k = np.array([made_pose(yaw) for yaw in yaws]), len(yaws)
+    return {0: References(np.zeros((k, 8, 8, 3), np.uint8), np.arange(k), poses, np.zeros(k))}
 
 
 def made_pose(yaw: float) -> np.ndarray:
@@ -52,7 +67,7 @@ def test_a_head_that_only_sways_has_one_reference() -> None:
     """More would cost decoding and drawing, and change the picture of footage that one serves."""
     sway = 0.05 * np.sin(np.arange(300) / 9)
     track = made_track(sway, talking(300))
-    [frames] = reference.candidates(track, 0)
+    [frames] = opened(track)
     assert len(frames) == reference.candidate_count
     shares = reference.weights(track, known(0), rate)
     assert (shares[:, 0] == 1).all() and not shares[:, 1:].any()
@@ -61,7 +76,7 @@ def test_a_head_that_only_sways_has_one_reference() -> None:
 def test_each_pose_that_lasts_has_a_reference_with_open_lips_of_that_very_pose() -> None:
     yaw = np.repeat([0.0, 0.3, -0.25, 0.0], [120, 60, 50, 70])
     opening = talking(300)
-    found = reference.candidates(made_track(yaw, opening), 0)
+    found = opened(made_track(yaw, opening))
     assert sorted(float(np.round(yaw[frames].mean(), 2)) for frames in found) == [-0.25, 0.0, 0.3]
     assert yaw[found[0]].tolist() == [0.0] * 5, "the usual pose comes first"
     for frames in found:
@@ -72,14 +87,14 @@ def test_each_pose_that_lasts_has_a_reference_with_open_lips_of_that_very_pose()
 def test_a_face_that_comes_near_has_a_reference_from_near() -> None:
     """A far one enlarged would make a soft mouth."""
     size = np.repeat([80.0, 240.0], [100, 60])
-    found = reference.candidates(made_track(np.zeros(160), talking(160), size), 0)
+    found = opened(made_track(np.zeros(160), talking(160), size))
     assert [float(size[frames].mean()) for frames in found] == [80.0, 240.0]
 
 
 def test_a_pose_of_a_moment_has_no_reference_of_its_own() -> None:
     """All its frames would be close neighbours of the reference: it would show the lips that are to be replaced."""
     yaw = np.repeat([0.0, 0.3, 0.0], [100, reference.fewest - 1, 100])
-    assert len(reference.candidates(made_track(yaw, talking(len(yaw))), 0)) == 1
+    assert len(opened(made_track(yaw, talking(len(yaw))))) == 1
 
 
 def test_a_pose_with_closed_lips_has_no_reference_of_its_own() -> None:
@@ -87,19 +102,94 @@ def test_a_pose_with_closed_lips_has_no_reference_of_its_own() -> None:
     yaw = np.repeat([0.0, 0.3], [150, 60])
     opening = talking(210)
     opening[150:] = 0
-    assert len(reference.candidates(made_track(yaw, opening), 0)) == 1
+    assert len(opened(made_track(yaw, opening))) == 1
 
 
 def test_between_two_poses_nobody_looks_for_a_third() -> None:
     yaw = np.tile(np.repeat([-0.3, 0.3], 50), 4)
-    found = reference.candidates(made_track(yaw, talking(400)), 0)
+    found = opened(made_track(yaw, talking(400)))
     assert sorted({float(yaw[frame]) for frame in frames}.pop() for frames in found) == [-0.3, 0.3]
 
 
 def test_an_hour_of_turning_has_no_more_references_than_a_minute() -> None:
     yaw = 0.6 * np.sin(np.arange(20000) / 40)
     size = 100 * 2 ** np.sin(np.arange(20000) / 333)
-    assert len(reference.candidates(made_track(yaw, talking(20000), size), 0)) == reference.most
+    assert len(opened(made_track(yaw, talking(20000), size))) == reference.most_poses
+
+
+def words(n: int) -> np.ndarray:
+    """Openings of somebody who shuts the lips every 20 frames."""
+    return 0.05 * np.abs(np.sin(np.arange(n) * np.pi / 20))
+
+
+def test_shut_mouths_have_a_reference_of_their_own() -> None:
+    """Lips that are shut over another frame's teeth have no seam."""
+    opening = words(300)
+    [[usual, shut]] = reference.candidates(made_track(np.zeros(300), opening), 0)
+    assert opening[usual].min() > 0.04
+    assert opening[shut].max() <= reference.touching
+
+
+@pytest.mark.parametrize("which", ["thick", "broad"])
+def test_pressed_lips_are_no_reference(which: str) -> None:
+    """Every m would be said with that face."""
+    opening = words(300)
+    size = np.ones(300)
+    odd = np.flatnonzero(opening <= reference.touching)[::2]
+    size[odd] = {"thick": 0.7, "broad": 1.3}[which]
+    lips: dict[str, Any] = {"thick": 0.1 * size} if which == "thick" else {"broad": 0.3 * size}
+    [[_, shut]] = reference.candidates(made_track(np.zeros(300), opening, **lips), 0)
+    assert len(shut) == reference.candidate_count
+    assert not set(odd) & set(shut)
+
+
+def test_somebody_who_never_shuts_the_mouth_or_hardly_opens_it_has_one_reference() -> None:
+    for opening in (0.02 + talking(200), talking(200) / 5):
+        assert len(reference.candidates(made_track(np.zeros(200), opening), 0)[0]) == 1
+
+
+def two_openings() -> dict[int, References]:
+    """Of one pose, as the pipeline has them: the usual opening first."""
+    crops = np.zeros((2, 8, 8, 3), np.uint8)
+    return {0: References(crops, np.zeros(2, int), made_pose(0)[None], np.array([0.01, -0.04]))}
+
+
+def test_each_opening_is_drawn_from_the_reference_that_suits_it() -> None:
+    wanted = np.repeat([-0.04, 0.01, -0.05, 0.08], 20)
+    track = made_track(np.zeros(80), np.zeros(80))
+    shares = reference.weights(track, two_openings(), rate, wanted)
+    assert shares.sum(1) == pytest.approx(np.ones(80))
+    settled = np.arange(80) % 20 // 2 % 9 > 0
+    assert (shares.max(1) == 1)[settled].all()
+    assert (shares.argmax(1) == np.repeat([1, 0, 1, 0], 20))[settled].all()
+    mixed = (shares > 0).sum(1) > 1
+    assert mixed.sum() == 6 and shares[mixed].max() < 0.7, "each change is spread over two frames"
+    assert (reference.weights(track, two_openings(), rate)[:, 0] == 1).all(), "unknown: the usual opening"
+
+
+def test_lips_that_tremble_between_two_openings_stay_with_one_reference() -> None:
+    """Else teeth come and go with the sound's noise."""
+    limit = -0.04 + 0.05 * (reference.opened + reference.shut) / 2
+    wanted = limit + 0.002 * np.sin(np.arange(200) / 2)
+    shares = reference.weights(made_track(np.zeros(200), np.zeros(200)), two_openings(), rate, wanted)
+    assert (shares.max(1) == 1).all() and len(np.unique(shares.argmax(1))) == 1
+
+
+def test_a_mouth_is_as_far_open_as_the_references_are_chosen_for(tmp_path: Path) -> None:
+    """The engine's answer is what the lip code draws: with its gain, and never more shut than shut."""
+    engine = Engine(device="cpu")
+    assert isinstance(engine.generator, Generator)
+    code = engine.generator.lip_code
+    assert code is not None
+    heard = np.zeros((3, 8), np.float32)
+    heard[:, 0] = (-9, 0.2, 9)
+    opening = engine.opening(heard)
+    assert opening is not None
+    low, high = code.bounds[:, 0].tolist()
+    assert opening == pytest.approx(np.array([low, 0.2 * float(code.gain[0]), high]) * 0.024)
+    save_net(tmp_path / "mel.safetensors", Generator(GeneratorConfig(width=0.25, align_blocks=1)), {})
+    deaf = Engine(str(tmp_path / "mel.safetensors"), "cpu")
+    assert deaf.opening(deaf.listen(np.zeros(16000, np.float32), Fraction(25), Fraction(0), 10)) is None
 
 
 def test_a_change_of_reference_is_mixed_and_never_jumps() -> None:

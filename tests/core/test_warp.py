@@ -101,3 +101,58 @@ def test_the_engine_draws_large_faces_with_the_detail_of_their_reference(tmp_pat
     plain = tmp_path / "plain.safetensors"
     save_net(plain, Generator(GeneratorConfig(width=0.25, align_blocks=1)), {})
     assert Engine(str(plain), "cpu").finest == 1
+
+
+def painted(rgb: tuple[float, float, float], trust: torch.Tensor) -> torch.Tensor:
+    """Of a net that moves nothing, paints everything in one colour and trusts the reference so far (1, 1, 96, 96)."""
+    raw = torch.zeros(1, 6, 96, 96)
+    raw[:, 2:3] = trust
+    raw[:, 3:] = torch.logit(torch.tensor(rgb))[:, None, None]
+    return raw
+
+
+def test_lips_that_are_painted_have_the_tint_of_the_persons_own() -> None:
+    """Red lips would fade to everybody's pink as soon as they move."""
+    red, pink = torch.tensor([0.6, 0.1, 0.15]), (0.75, 0.5, 0.5)
+    reference = red[None, :, None, None].expand(1, 3, 192, 192)
+    trust = torch.full((1, 1, 96, 96), 1.0)
+    trust[..., 40:56, 30:66] = -8.0  # between the lips all must be painted
+    raw = painted(pink, trust)
+    learnt, shown = (warp(raw, reference, finished=finished)[0] for finished in (False, True))
+    between = np.s_[:, 84:108, 70:122]
+    assert (learnt[between].mean((1, 2)) - torch.tensor(pink)).abs().max() < 0.01
+    assert (shown[between].mean((1, 2)) - red).abs().max() < 0.1
+    assert (shown - red[:, None, None]).abs().mean() < (learnt - red[:, None, None]).abs().mean() / 4
+
+
+def test_teeth_that_are_covered_do_not_shine_through_the_lips_over_them() -> None:
+    reference = torch.full((1, 3, 96, 96), 0.3)
+    reference[..., 44:52, 30:66] = 0.95
+    trust = torch.full((1, 1, 96, 96), 3.0)
+    trust[..., 42:54, 28:68] = -4.0
+    shown = warp(painted((0.3, 0.3, 0.3), trust), reference, finished=True)
+    assert float(shown[..., 44:52, 30:66].max()) < 0.4
+
+
+def test_a_net_that_is_half_sure_shows_the_detail_of_its_reference() -> None:
+    """Averaged with what it paints, every mouth would be soft."""
+    reference = tensor(face(192))
+    raw = painted((0.6, 0.5, 0.45), torch.full((1, 1, 96, 96), 0.5))
+    learnt, shown = warp(raw, reference), warp(raw, reference, finished=True)
+    assert detail(shown) > 0.75 * detail(reference) > 1.5 * detail(learnt)
+
+
+def test_a_net_learns_from_what_it_gave_and_shows_what_is_finished() -> None:
+    torch.manual_seed(0)
+    net = Generator(config)
+    for layer in net.modules():
+        if isinstance(layer, torch.nn.BatchNorm2d):
+            layer.momentum = None
+    faces, mel = torch.rand(4, 6, 96, 96), torch.rand(4, 1, 80, 16) * 8 - 4
+    with torch.no_grad():
+        net.train()(faces, mel)
+        shown = net.eval()(faces, mel)
+        for layer in net.modules():  # as in training, but with the statistics that are used in eval
+            layer.training = not isinstance(layer, torch.nn.BatchNorm2d | torch.nn.Dropout)
+        learnt = net(faces, mel)
+    assert not torch.allclose(shown, learnt, atol=1e-3)
