@@ -16,6 +16,7 @@ import numpy as np
 from scipy.ndimage import gaussian_filter1d, maximum_filter1d, median_filter
 
 from . import compose, faces, people
+from .faces.mediapipe_mesh import solution
 
 cells = 24
 """Cells along each side of a crop that are compared."""
@@ -91,9 +92,7 @@ class Watch:
         self._next_look = 0
 
     def __enter__(self) -> Self:
-        from mediapipe.python.solutions.hands import Hands  # late: not needed to plan a job
-
-        self._net = Hands(max_num_hands=2, model_complexity=0, min_detection_confidence=0.6)
+        self._net = solution("hands").Hands(max_num_hands=2, model_complexity=0, min_detection_confidence=0.6)
         return self
 
     def __exit__(

@@ -97,9 +97,11 @@ def candidates(track: faces.Track, shot: int) -> list[list[list[int]]]:
         shot: a number in `track.shot` with at least one found face.
     """
     frames = np.flatnonzero(track.found & (track.shot == shot))
-    points, to_crop = track.points[frames], track.to_crop[frames]
-    poses, opening = pose(points, to_crop), lip_gap(points, to_crop)
-    thick, broad = lip_gap(points, to_crop, *lip_edges) - opening, lip_gap(points, to_crop, *lip_corners)
+    poses = pose(track.points, track.to_crop)[frames]  # the meshes of a long shot are too large to copy
+    opening, outer, broad = (
+        lip_gap(track.points, track.to_crop, *pair)[frames] for pair in ((upper_lip, lower_lip), lip_edges, lip_corners)
+    )
+    thick = outer - opening
     odd = np.column_stack([np.abs(size - np.median(size)) for size in (thick, broad)])
     is_natural = (odd <= natural * np.array([np.median(thick), np.median(broad)])).all(axis=1)
     usual = float(np.quantile(opening, usual_open))

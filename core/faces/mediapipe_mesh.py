@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from importlib import import_module
 from importlib.metadata import version
 from types import TracebackType
 from typing import Any, Self
@@ -20,6 +22,16 @@ mesh_size = 512
 """Longest side of the window the face mesh looks at."""
 
 
+def solution(name: str) -> Any:
+    """The module of one of MediaPipe's solutions; late, because it takes two seconds that not every job needs.
+
+    Imported in a thread: something in there keeps an error for good, and with its traceback all that the callers on the
+    stack hold of their job.
+    """
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(import_module, f"mediapipe.python.solutions.{name}").result()
+
+
 class MediaPipeMesh:
     """A `Detector`. MediaPipe keeps its memory until it is closed; a slot costs some 30 MB."""
 
@@ -33,12 +45,8 @@ class MediaPipeMesh:
         return f"mediapipe {version('mediapipe')}"
 
     def __enter__(self) -> Self:
-        # late: two seconds, and not needed when the faces are known already
-        from mediapipe.python.solutions.face_detection import FaceDetection
-        from mediapipe.python.solutions.face_mesh import FaceMesh
-
-        self._detector = FaceDetection(model_selection=1, min_detection_confidence=0.5)
-        self._make_mesh = partial(FaceMesh, max_num_faces=1, refine_landmarks=True)
+        self._detector = solution("face_detection").FaceDetection(model_selection=1, min_detection_confidence=0.5)
+        self._make_mesh = partial(solution("face_mesh").FaceMesh, max_num_faces=1, refine_landmarks=True)
         return self
 
     def __exit__(

@@ -15,6 +15,8 @@ from .mesh import face_oval, point_count
 
 steps = 32000
 """Steps from the middle of a face to its farthest point in a packed mesh: finer than a hundredth of a pixel."""
+at_once = 256
+"""Meshes that are unpacked together: all of a long shot would be twice in memory."""
 longest_gap = 5
 """Frames without a sighting between two sightings that are filled in; over more a face may do anything."""
 
@@ -70,7 +72,12 @@ class FaceTrack:
     @property
     def points(self) -> np.ndarray:
         """(m, 478, 2) float32, in frame pixels."""
-        return self.origin[:, None, :2] + self.origin[:, None, 2:] * self.mesh
+        return self.points_at(np.s_[:])
+
+    def points_at(self, places: slice | np.ndarray) -> np.ndarray:
+        """Some of `points`: all of them, of a long track, are too large for a passing need."""
+        origin = self.origin[places, None]
+        return origin[..., :2] + origin[..., 2:] * self.mesh[places]
 
     @property
     def boxes(self) -> np.ndarray:
@@ -111,16 +118,18 @@ def follow_through(
     points = np.full((n, point_count, 2), np.nan, np.float32)
     owner = np.full(n, -1)
     for number, track in enumerate(chosen):
-        mesh = track.points
-        free = owner[track.frames] < 0
-        points[track.frames[free]], owner[track.frames[free]] = mesh[free], number
+        free = np.flatnonzero(owner[track.frames] < 0)
+        for some in np.split(free, range(at_once, len(free), at_once)):
+            points[track.frames[some]] = track.points_at(some)
+        owner[track.frames[free]] = number
         for i in np.flatnonzero((np.diff(track.frames) > 1) & (np.diff(track.frames) <= gap + 1)):
             first, last = int(track.frames[i]), int(track.frames[i + 1])
             inside = np.arange(first + 1, last)
+            before, after = track.points_at(np.s_[i : i + 2])
             one_shot = people.shots[first] == people.shots[last]
-            if one_shot and (owner[inside] < 0).all() and not jumped(mesh[i], mesh[i + 1]):
+            if one_shot and (owner[inside] < 0).all() and not jumped(before, after):
                 share = ((inside - first) / (last - first)).astype(np.float32)[:, None, None]
-                points[inside], owner[inside] = mesh[i] + share * (mesh[i + 1] - mesh[i]), number
+                points[inside], owner[inside] = before + share * (after - before), number
     found = owner >= 0
     shot = np.cumsum(_breaks(people.shots, owner, points), dtype=np.int32)
     to_crop = np.full((n, 2, 3), np.nan)
