@@ -237,6 +237,7 @@ class EdgeMatch:
         face: np.ndarray,
         lips: np.ndarray,
         front: np.ndarray | None = None,
+        reach: np.ndarray | None = None,
     ) -> np.ndarray:
         """`matched` (s, s, 3) float32, 0 to 255, corrected to `source` (s, s, 3) uint8.
 
@@ -244,6 +245,7 @@ class EdgeMatch:
             face: (k, 2) points of the mask in crop units.
             lips: (m, 2) points around the lips: they are as the net made them.
             front: (s, s) float32, 1 where something in front of the face tells nothing of it.
+            reach: (s, s) float32, 1 where the mask ends on the face's silhouette and needs no match.
 
         Returns:
             (s, s, 3) float32, 0 to 255.
@@ -260,15 +262,19 @@ class EdgeMatch:
         edge = ((alpha > 0) & (alpha < 0.5) & (mouth == 0)).astype(np.float32)
         if front is not None:
             edge *= 1 - cv2.resize(front, (side, side), interpolation=cv2.INTER_AREA)
+        unbound = 1.0
+        if reach is not None:
+            unbound = 1 - cv2.resize(reach, (side, side), interpolation=cv2.INTER_AREA)
+            edge *= unbound
         width = (0, 0), self.spread * side
         weight = cv2.GaussianBlur(edge, *width)[..., None]
         average = cv2.GaussianBlur(edge[..., None] * self._running, *width) / (weight + 0.01)
         inwards = cv2.distanceTransform((alpha >= 0.5).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE) / side
-        share = np.exp(-np.square(inwards / self.reach)) * (alpha > 0) * (mouth == 0)
+        share = np.exp(-np.square(inwards / self.reach)) * (alpha > 0) * (mouth == 0) * unbound
         correction = average * share.astype(np.float32)[..., None]
         correction = cv2.resize(correction, (size, size), interpolation=cv2.INTER_LINEAR)
         moving = cv2.distanceTransform((mouth == 0).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE) / side
-        near = np.exp(-np.square(inwards / self.line_reach)) * (alpha > 0) * np.clip(moving / lip_room - 1, 0, 1)
+        near = np.exp(-np.square(inwards / self.line_reach)) * (alpha > 0) * np.clip(moving / lip_room - 1, 0, 1) * unbound
         return _without_lines(np.clip(matched + correction, 0, 255), wanted, near.astype(np.float32))
 
 
@@ -388,6 +394,7 @@ def patch(
     strength: float = 1.0,
     feather: float = feather,
     front: np.ndarray | None = None,
+    reach: np.ndarray | None = None,
 ) -> Patch | None:
     """What to blend into a frame of `shape` (height, width, …): the generated crop (s, s, 3) in the frame's pixels.
 
@@ -398,16 +405,24 @@ def patch(
         strength: 0 to 1, multiplies the mask.
         feather: standard deviation of the mask's feather in crop units.
         front: (s, s) float32, 1 where something in front of the face must stay.
+        reach: (s, s) float32, what the mask is at least, beyond its hull too.
 
     Returns:
         The patch, no larger than its mask; None where nothing of the mask lies inside the frame.
     """
-    hull = (face - to_crop[:, 2]) @ np.linalg.inv(to_crop[:, :2]).T
+    corners = face
+    if reach is not None and reach.any():
+        across, down = (np.flatnonzero(reach.any(axis=a))[[0, -1]] / len(reach) for a in (0, 1))
+        corners = np.concatenate([face, np.stack(np.meshgrid(across, down), 2).reshape(-1, 2)])
+    hull = (corners - to_crop[:, 2]) @ np.linalg.inv(to_crop[:, :2]).T
     (left, top), (right, bottom) = np.floor(hull.min(0)).astype(int) - 2, np.ceil(hull.max(0)).astype(int) + 2
     x, y, rgb, valid = faces.uncrop(generated, to_crop, shape, (left, top, right, bottom))
     if not rgb.size:
         return None
-    alpha = mask(face, to_crop, x, y, rgb.shape[1], rgb.shape[0], feather) * valid * np.float32(strength)
+    alpha = mask(face, to_crop, x, y, rgb.shape[1], rgb.shape[0], feather)
+    if reach is not None:
+        alpha = np.maximum(alpha, faces.uncrop(reach, to_crop, shape, (left, top, right, bottom))[2])
+    alpha *= valid * np.float32(strength)
     if front is not None:
         stays = faces.uncrop(front, to_crop, shape, (left, top, right, bottom))[2]
         alpha *= 1 - np.clip(stays, 0, 1)

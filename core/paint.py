@@ -11,6 +11,7 @@ from .engine import Engine
 from .grain import GrainMatch
 from .job import RedubJob
 from .restore import Restorer
+from .silhouette import SilhouetteMatch
 
 
 class Painter:
@@ -49,6 +50,7 @@ class Painter:
         self._references, self._shares = references, shares
         self._colour, self._edge = compose.ColourMatch(), compose.EdgeMatch(mask.feather)
         self._detail, self._grain = compose.DetailMatch(job.sharpen), GrainMatch(job.grain)
+        self._silhouette = SilhouetteMatch(track)
         self._restorer = restorer
         self._painted = -1
         self._debug = debug
@@ -79,7 +81,7 @@ class Painter:
     def _paste(self, frame: int, picture: media.Picture, crop: np.ndarray, mouth: np.ndarray) -> None:
         """One generated crop into its picture."""
         if self._painted != frame - 1 or self._shot_of[frame] != self._shot_of[self._painted]:
-            for each in (self._colour, self._edge, self._detail, self._grain):
+            for each in (self._silhouette, self._colour, self._edge, self._detail, self._grain):
                 each.restart()
         self._painted = frame
         face, lips = self._outline.face[frame], self._outline.lips[frame]
@@ -88,9 +90,10 @@ class Painter:
         skin = compose.skin(self._lower_face.face[frame], lips, len(crop))
         if front is not None:
             skin &= front < 0.1
-        matched = self._colour.match(mouth, crop, skin)
-        matched = self._edge.match(matched, crop, face, lips, front)
-        patch = compose.patch(matched, face, to_crop, picture.shape, self._strength[frame], self._feather, front)
+        drawn, reach = self._silhouette.match(mouth, crop, lips, frame)
+        matched = self._colour.match(drawn, crop, skin)
+        matched = self._edge.match(matched, crop, face, lips, front, reach)
+        patch = compose.patch(matched, face, to_crop, picture.shape, self._strength[frame], self._feather, front, reach)
         if patch is None:
             return
         stages = {"patch": patch.rgb}
