@@ -50,7 +50,7 @@ class Painter:
         self._references, self._shares = references, shares
         self._colour, self._edge = compose.ColourMatch(), compose.EdgeMatch(mask.feather)
         self._detail, self._grain = compose.DetailMatch(job.sharpen), GrainMatch(job.grain)
-        self._silhouette = SilhouetteMatch(track)
+        self._silhouette = SilhouetteMatch(track, mask.feather)
         self._restorer = restorer
         self._painted = -1
         self._debug = debug

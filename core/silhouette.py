@@ -37,8 +37,8 @@ soft_edge = 0.02
 """Crop units to either side of a new picture's silhouette within which it is purely face or none."""
 give = 0.12
 """Crop units from the silhouette inwards over which the widening ends."""
-pace = 0.4
-"""Share of a new frame in the running width that the new picture lacks."""
+pace = np.array([[0.6], [0.4]])
+"""Share of a new frame in the running place of the source's edge and in the running width that the new one lacks."""
 above, below, fade = 0.01, 0.05, 0.04
 """Crop units of silhouette over and under the lips that are the new picture's, and over which that fades."""
 depth = 0.12
@@ -102,10 +102,14 @@ class SilhouetteMatch:
     """Gives the new picture of a turned face the source's silhouette, and the mask an end on it.
 
     Frames come in order; `restart` after a gap.
+
+    Args:
+        track: the face in all frames.
+        feather: standard deviation of the mask's feather in crop units.
     """
 
-    def __init__(self, track: faces.Track) -> None:
-        self._far = far_side(track)
+    def __init__(self, track: faces.Track, feather: float = compose.feather) -> None:
+        self._far, self._feather = far_side(track), feather
         self._running: np.ndarray | None = None
 
     def restart(self) -> None:
@@ -128,30 +132,46 @@ class SilhouetteMatch:
         if not share > 0:
             self.restart()
             return mouth, None
-        size = len(source)
-        edge = _edge(source, self._far.outline[frame], side, of_the_source)
-        lacking = _lacking(mouth, edge, side)
-        self._running = lacking if self._running is None else self._running + pace * (lacking - self._running)
-        u, v = (np.arange(size, dtype=np.float32) + 0.5) / size, (np.arange(size) + 0.5) / size
-        edge, lacking = (np.interp(v, rows, x).astype(np.float32)[:, None] for x in (edge, self._running))
-        inside = side * (edge - u)
+        size, outline = len(source), self._far.outline[frame]
+        edge = _edge(_calm(source), outline, side, of_the_source)
+        now = np.stack([side * (edge - outline), _lacking(_calm(mouth), edge, side)])
+        self._running = now if self._running is None else self._running + pace * (now - self._running)
+        edge, lacking = outline + side * self._running[0], self._running[1]
+        v = (np.arange(size) + 0.5) / size
+        edge, lacking = (np.interp(v, rows, x).astype(np.float32)[:, None] for x in (edge, lacking))
         high, low = lips[:, 1].min() - above, lips[:, 1].max() + below
-        beside = _ramp((v - high + fade) / fade) * _ramp((low + fade - v) / fade) * share
+        beside = _ramp((v - high) / fade + 1) * _ramp((low - v) / fade + 1) * share
         beside = beside.astype(np.float32)[:, None]
-        from_u = u - side * beside * lacking * _ramp(1 - inside / give)
-        at = np.stack(np.broadcast_arrays(from_u * size - 0.5, (v[:, None] * size - 0.5).astype(np.float32)), axis=2)
-        widened = cv2.remap(mouth, at.astype(np.float32), None, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
+        # only the columns that it concerns
+        left, right = edge.min() - (give if side > 0 else 0.02), edge.max() + (give if side < 0 else 0.02)
+        first, last = int(np.clip(left * size, 0, size - 1)), int(np.clip(np.ceil(right * size), 1, size))
+        u = (np.arange(first, last, dtype=np.float32) + 0.5) / size
+        inside = side * (edge - u)
+        from_x = (u - side * beside * lacking * _ramp(1 - inside / give)) * size - 0.5
+        from_y = np.broadcast_to((v[:, None] * size - 0.5).astype(np.float32), from_x.shape)
+        widened = mouth.copy()
+        widened[:, first:last] = cv2.remap(mouth, from_x, from_y, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
         soft = max(1.0 / size, 0.006)
-        top = _ramp((v - compose.generated_top) / (2 * compose.feather)).astype(np.float32)[:, None]
-        reach = beside * top * _ramp((inside + soft / 2) / (2 * soft)) * _ramp((depth - inside) / (depth / 2))
-        return widened, reach.astype(np.float32)
+        top = _ramp((v - compose.generated_top) / (2 * self._feather)).astype(np.float32)[:, None]
+        reach = np.zeros((size, size), np.float32)
+        reach[:, first:last] = _ramp(inside / (2 * soft) + 0.25) * _ramp((depth - inside) / (depth / 2)) * beside * top
+        return widened, reach
+
+
+def _calm(picture: np.ndarray) -> np.ndarray:
+    """The lower half of a picture (s, s, 3) uint8 without its noise; the upper is as it was."""
+    size = len(picture)
+    calm = picture.copy()
+    top = int(compose.generated_top * size)
+    cv2.GaussianBlur(picture[top:], (0, 0), max(0.7, 0.006 * size), dst=calm[top:])
+    return calm
 
 
 def _edge(picture: np.ndarray, outline: np.ndarray, side: float, within: Search) -> np.ndarray:
     """(len(rows),) where the face's edge runs through `rows` near an outline, in crop units: the best path of all.
 
     Args:
-        picture: (s, s, 3) uint8.
+        picture: (s, s, 3) uint8, `_calm`.
         side: 1 where the face ends to the right, else -1.
     """
     outwards = np.arange(-round(within.inwards / step), round(within.outwards / step) + 1) * step
@@ -164,14 +184,18 @@ def _edge(picture: np.ndarray, outline: np.ndarray, side: float, within: Search)
     )
     costs = away - np.minimum(contrast / clear_edge, 1)
     count = len(outwards)
-    moves = np.arange(-2, 3)
+    # dynamic programming: what each place of a row costs with the best way to it
+    before = np.full(costs.shape[1] + 4, np.inf)
+    choices = np.lib.stride_tricks.sliding_window_view(before, 5)
+    moves = bend_cost * np.square(np.arange(-2, 3) / 2)
     came = np.zeros(costs.shape, int)
+    places = np.arange(costs.shape[1])
     for i in range(1, len(costs)):
-        padded = np.pad(costs[i - 1], 2, constant_values=np.inf)
-        choices = np.stack([padded[2 + m : 2 + m + count] + bend_cost * (m / 2) ** 2 for m in moves])
-        best = choices.argmin(axis=0)
-        came[i] = np.arange(count) + moves[best]
-        costs[i] += choices.min(axis=0)
+        before[2:-2] = costs[i - 1]
+        with_moves = choices + moves
+        best = with_moves.argmin(axis=1)
+        came[i] = places + best - 2
+        costs[i] += with_moves[places, best]
     path = np.zeros(len(costs), int)
     path[-1] = costs[-1].argmin()
     for i in range(len(costs) - 1, 0, -1):
@@ -180,7 +204,7 @@ def _edge(picture: np.ndarray, outline: np.ndarray, side: float, within: Search)
 
 
 def _lacking(picture: np.ndarray, edge: np.ndarray, side: float) -> np.ndarray:
-    """(len(rows),) how far inside `edge` the face of a picture (s, s, 3) uint8 ends, in crop units."""
+    """(len(rows),) how far inside `edge` the face of a `_calm` picture (s, s, 3) ends, in crop units."""
     own = _edge(picture, edge, side, of_the_new)
     places = np.arange(-soft_edge, soft_edge + step / 2, step)
     colours = _colours(picture, own[:, None] - side * places)
@@ -194,10 +218,8 @@ def _lacking(picture: np.ndarray, edge: np.ndarray, side: float) -> np.ndarray:
 def _colours(picture: np.ndarray, across: np.ndarray) -> np.ndarray:
     """(len(rows), m, 3) float32: a picture's colours at places (len(rows), m) of `rows`, in crop units."""
     size = len(picture)
-    calm = cv2.GaussianBlur(picture.astype(np.float32), (0, 0), max(0.7, 0.006 * size))
-    down = np.broadcast_to(rows[:, None] * size - 0.5, across.shape)
-    at = np.float32(across * size - 0.5), np.float32(down)
-    return cv2.remap(calm, *at, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    at = np.float32(across * size - 0.5), np.float32(np.broadcast_to(rows[:, None] * size - 0.5, across.shape))
+    return cv2.remap(picture, *at, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE).astype(np.float32)
 
 
 def _ramp(x: np.ndarray) -> np.ndarray:
