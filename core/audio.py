@@ -17,6 +17,7 @@ from av.error import FFmpegError
 
 from .errors import MediaError, SpeechError
 from .media.probe import open_movie
+from .media.sound import audible
 from .timing import mel_window_length
 
 sample_rate = 16000
@@ -80,12 +81,12 @@ def stream(
                         first = frame.pts * frame.time_base
                         begin = 0 if zero is None or heard else round((first - zero) * rate)
                     for part in resampler.resample(frame):
-                        yield begin + heard, np.nan_to_num(part.to_ndarray())
+                        yield begin + heard, audible(part.to_ndarray())
                         heard += part.samples
             except FFmpegError:
                 pass  # a damaged tail: what was decoded before it is still speech
             for part in resampler.resample(None) if heard else ():
-                yield begin + heard, np.nan_to_num(part.to_ndarray())
+                yield begin + heard, audible(part.to_ndarray())
                 heard += part.samples
     except MediaError as e:
         raise SpeechError(str(e), e.hint) from None

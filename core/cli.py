@@ -8,6 +8,7 @@ or its files, 130 interrupted.
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
 import re
@@ -18,13 +19,13 @@ import threading
 import time
 import traceback
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from fractions import Fraction
 from pathlib import Path
 
 from . import __version__
-from .errors import JobError, LipSyncError, MediaError
-from .job import Failure, Progress, RedubJob, Result, from_json, number_ranges, to_json
+from .errors import JobError, LipSyncError, MediaError, OutputError, refused
+from .job import Failure, Progress, RedubJob, Result, fraction, from_json, number_ranges, to_json
 
 still_rate = Fraction(25)
 """Frames a second of a movie that is made of a single image, unless the user says another."""
@@ -40,21 +41,47 @@ _number_options = {
     "restore_weight": "w of a net like CodeFormer",
 }
 """Options that are numbers of a RedubJob, and what they are."""
+_interrupted = threading.Event()
+"""Somebody pressed Ctrl-C or stopped the process: libraries make other errors of it, or overlook it."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The console script: does what the arguments say and returns the exit status."""
+    _ready_streams()
+    _interrupted.clear()
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # a cluster's stop cleans up as Ctrl-C does
+        signal.signal(signal.SIGTERM, _interrupt)  # a cluster's stop cleans up as Ctrl-C does
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            signal.signal(signal.SIGINT, _interrupt)
     try:
         arguments = _parser().parse_args(argv)
         return arguments.work(arguments)
-    except KeyboardInterrupt:
-        return _complain("Interrupted; nothing was changed.", status=130)
-    except LipSyncError as e:
-        return _complain(str(e), e.hint, status=2)
-    except Exception as e:
-        return _complain(f"An error nobody foresaw ({type(e).__name__}).", keep_traceback(), status=1)
+    except (Exception, KeyboardInterrupt) as e:
+        if isinstance(e, KeyboardInterrupt) or _interrupted.is_set():
+            return _complain("Interrupted; nothing was changed.", status=130)
+        return _give_up(_failure(e))
+
+
+def _interrupt(*_: object) -> None:
+    _interrupted.set()
+    raise KeyboardInterrupt
+
+
+def _ready_streams() -> None:
+    """Opens what a daemon has closed, for the next file opened would get its number and a library's notes with it.
+
+    And a name that the terminal cannot show must not end the work.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            nowhere = os.open(os.devnull, os.O_RDWR)
+            if nowhere != number:
+                os.dup2(nowhere, number)
+                os.close(nowhere)
+            setattr(sys, name, open(number, "r" if number == 0 else "w", encoding="utf-8"))  # noqa: SIM115
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -142,7 +169,7 @@ def _parser() -> argparse.ArgumentParser:
         "--restore", default="", metavar="FILE", help="ONNX net of the class of GFPGAN or CodeFormer, over the new lips"
     )
     redub.add_argument(
-        "--debug", default="", metavar="FOLDER", help="write crops, masks and stages of some frames there"
+        "--debug", default="", metavar="FOLDER", help="write crops, masks and stages of some frames there; a new folder"
     )
     redub.add_argument("--json", action="store_true", help="print the result, or the failure, as one line of JSON")
 
@@ -192,21 +219,22 @@ def _add_face_options(parser: argparse.ArgumentParser) -> None:
 
 def _fraction(text: str) -> Fraction:
     try:
-        return Fraction(text)
+        return fraction(text)
     except (ValueError, ZeroDivisionError):
         raise argparse.ArgumentTypeError(f"{text!r} is no number such as 25, 23.976 or 30000/1001") from None
 
 
 def _redub(arguments: argparse.Namespace) -> int:
     try:
-        job = _job(arguments)
-        result = _run(job)
-    except LipSyncError as e:
-        if arguments.json:
-            print(to_json(_failure(e)))
-        raise
+        result = _run(_job(arguments))
+    except Exception as e:
+        if not arguments.json or _interrupted.is_set():
+            raise
+        failure = _failure(e)
+        _answer(to_json(failure))
+        return _give_up(failure)
     if arguments.json:
-        print(to_json(result))
+        _answer(to_json(result))
     else:
         _tell(result)
     return 0
@@ -255,9 +283,9 @@ def _other(given: list[str]) -> tuple[str, str, Fraction]:
     if len(given) not in (2, 3):
         raise JobError("--also takes a face, a speech and perhaps a time.", "As in: --also track:2 spanish.wav 0.5")
     try:
-        return given[0], given[1], Fraction(given[2]) if len(given) == 3 else Fraction(0)
+        return given[0], given[1], fraction(given[2]) if len(given) == 3 else Fraction(0)
     except (ValueError, ZeroDivisionError):
-        raise JobError(f"{given[2]!r} is no number of seconds.", "Use one such as 0.5 or -1/3.") from None
+        raise JobError(f"{given[2]!r} is no number of seconds.", "Use one such as 0.5 or -0.25.") from None
 
 
 def _faces(arguments: argparse.Namespace) -> int:
@@ -282,21 +310,23 @@ def _faces(arguments: argparse.Namespace) -> int:
         )
     if arguments.sheet:
         show_faces.write_sheet(arguments.sheet, footage, found)
-    print(json.dumps(show_faces.as_json(footage, found), indent=1))
+    _answer(json.dumps(show_faces.as_json(footage, found), indent=1))
     return 0
 
 
 def image_files(video: str) -> tuple[str, ...]:
     """The images that a folder, a pattern with `####` or `%04d` in the file's name, or an image stands for.
 
-    Empty for a movie.
+    Empty for a movie. In a folder numbers count as numbers (2 comes before 10), and hidden files not at all.
 
     Raises:
         MediaError: no image there, images of several kinds in one folder, or a number of the sequence is missing.
+        OSError: the path cannot be looked at.
     """
     path = Path(video)
-    if path.is_dir():
-        files = sorted(p for p in path.iterdir() if p.suffix.lower() in image_suffixes)
+    if video and path.is_dir():
+        seen = (p for p in path.iterdir() if p.suffix.lower() in image_suffixes and not p.name.startswith("."))
+        files = sorted((p for p in seen if p.is_file()), key=_by_numbers)
         if not files:
             raise MediaError(f"There are no images in the folder {video}.", "Name a movie or a folder with images.")
         kinds = sorted({p.suffix.lower() for p in files})
@@ -304,6 +334,9 @@ def image_files(video: str) -> tuple[str, ...]:
             raise MediaError(
                 f"The folder {video} holds {' and '.join(kinds)} files.", f"Name one kind: NAME_####{kinds[0]}."
             )
+        parts = [_by_numbers(p) for p in files]
+        if len({(*one[:-2], one[-1]) for one in parts}) == 1 and len(parts[0]) > 1:
+            _refuse_gap(video, [int(one[-2]) for one in parts])
         return tuple(str(p) for p in files)
     if path.is_file() and path.suffix.lower() in image_suffixes:
         return (video,)
@@ -313,24 +346,33 @@ def image_files(video: str) -> tuple[str, ...]:
     before, after = path.name[: number.start()], path.name[number.end() :]
     like = re.compile(re.escape(before) + r"(\d+)" + re.escape(after))
     siblings = path.parent.iterdir() if path.parent.is_dir() else ()
-    numbered = sorted((int(m[1]), str(p)) for p in siblings if (m := like.fullmatch(p.name)))
+    numbered = sorted((int(m[1]), str(p)) for p in siblings if (m := like.fullmatch(p.name)) and p.is_file())
     if not numbered:
         raise MediaError(f"No image matches {video}.", "Check the folder and the name before and after the number.")
-    first, count = numbered[0][0], len(numbered)
-    missing = next((first + i for i in range(count) if numbered[i][0] != first + i), None)
+    _refuse_gap(video, [number for number, _ in numbered])
+    return tuple(name for _, name in numbered)
+
+
+def _by_numbers(path: Path) -> list[str | int]:
+    """The name without its ending, in text and numbers by turns, which sorts as people count."""
+    return [int(part) if i % 2 else part for i, part in enumerate(re.split(r"(\d+)", path.stem))]
+
+
+def _refuse_gap(video: str, numbers: Sequence[int]) -> None:
+    """Raises MediaError where the rising numbers of a sequence do not follow each other."""
+    missing = next((numbers[0] + i for i, number in enumerate(numbers) if number != numbers[0] + i), None)
     if missing is not None:
         raise MediaError(
             f"Image {missing} of {video} is missing or there twice.",
             "Complete the sequence or give its parts one by one.",
         )
-    return tuple(name for _, name in numbered)
 
 
 def _run(job: RedubJob) -> Result:
     from . import redub  # late: torch takes seconds, which `--help` should not
 
     with libraries_silenced(), _ProgressLine() as line:
-        return redub.run(job, line.show)
+        return redub.run(job, line.show, _interrupted.is_set)
 
 
 @contextmanager
@@ -352,25 +394,29 @@ def libraries_silenced() -> Iterator[None]:
 def _batch(arguments: argparse.Namespace) -> int:
     """Does every job it can, however many fail; a line of JSON for each, in order."""
     try:
-        lines = Path(arguments.jobs).read_text(encoding="utf-8").splitlines()
+        lines = Path(arguments.jobs).read_text(encoding="utf-8-sig").split("\n")  # a name may hold other breaks
     except (OSError, UnicodeDecodeError) as e:
         raise JobError(
-            f"The list of jobs {arguments.jobs} cannot be read: {e}.", "Name a text file with a job a line."
+            f"The list of jobs {arguments.jobs} cannot be read: {getattr(e, 'strerror', None) or 'it is no UTF-8'}.",
+            "Name a text file in UTF-8 with a job a line.",
         ) from None
     failed = number = 0
+    heard = True
     try:
         for number, line in enumerate(lines, 1):
             if not line.strip():
                 continue
             answer = _try(line)
             failed += isinstance(answer, Failure)
-            print(json.dumps({"line": number, **json.loads(to_json(answer))}), flush=True)
+            heard = heard and _printed(json.dumps({"line": number, **json.loads(to_json(answer))}))
     except KeyboardInterrupt:
         return _complain(
             f"Interrupted at line {number} of {arguments.jobs}; what the jobs above it made is complete and stays.",
             f"To go on, start again with line {number} and those below it.",
             status=130,
         )
+    if not heard:
+        return _complain("Not all answers could be written; the jobs were done all the same.", status=1)
     return 1 if failed else 0
 
 
@@ -380,10 +426,32 @@ def _try(line: str) -> Result | Failure:
         if not isinstance(job, RedubJob):
             raise JobError(f"A {job.type} message is no job.", 'A job has "type": "redub".')
         return _run(job)
-    except LipSyncError as e:
-        return _failure(e)
     except Exception as e:
-        return Failure("Crash", f"An error nobody foresaw ({type(e).__name__}).", keep_traceback())
+        if _interrupted.is_set():
+            raise KeyboardInterrupt from None
+        return _failure(e)
+
+
+def _answer(text: str) -> None:
+    """Prints what the user asked for.
+
+    Raises:
+        OutputError: nobody takes it, as a full disk or a `head` that has seen enough.
+    """
+    if not _printed(text):
+        raise OutputError(
+            "The answer cannot be written.", "What was made is complete and stays where it was asked for."
+        )
+
+
+def _printed(text: str) -> bool:
+    try:
+        print(text, flush=True)
+    except OSError:
+        with suppress(OSError):  # or the interpreter's end would try again, and complain
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return False
+    return True
 
 
 def _doctor(arguments: argparse.Namespace) -> int:
@@ -419,15 +487,24 @@ class _ProgressLine:
 
 
 def _tell(result: Result) -> None:
-    print(f"{result.output}: {result.frames} frames, {result.changed} with new lips, in {result.seconds:.1f} s")
-    for first, last, why in result.untouched:
-        print(f"untouched: frames {first} to {last}: {why}")
+    told = [f"{result.output}: {result.frames} frames, {result.changed} with new lips, in {result.seconds:.1f} s"]
+    told += [f"untouched: frames {first} to {last}: {why}" for first, last, why in result.untouched]
+    _answer("\n".join(told))
     for warning in result.warnings:
         print(f"lipsync: warning: {warning}", file=sys.stderr)
 
 
-def _failure(error: LipSyncError) -> Failure:
-    return Failure(type(error).__name__, str(error), error.hint)
+def _failure(error: BaseException) -> Failure:
+    """What the user is told of the exception being handled."""
+    if isinstance(error, OSError):
+        error = refused(error)
+    if isinstance(error, LipSyncError):
+        return Failure(type(error).__name__, str(error), error.hint)
+    return Failure("Crash", f"An error nobody foresaw ({type(error).__name__}).", keep_traceback())
+
+
+def _give_up(failure: Failure) -> int:
+    return _complain(failure.message, failure.hint, status=1 if failure.kind == "Crash" else 2)
 
 
 def _complain(message: str, hint: str = "", *, status: int) -> int:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import cv2
@@ -13,6 +14,25 @@ from .errors import OutputError
 shown_frames = 12
 
 
+def check_folder(folder: str, output: str) -> None:
+    """Refuse, before any work is done, a folder in which something would be lost.
+
+    Args:
+        folder: for the pictures; empty: none.
+        output: of the job.
+
+    Raises:
+        OutputError: it is no folder, holds something, or is the output's own place.
+    """
+    if not folder:
+        return
+    place, made = os.path.realpath(folder), os.path.realpath(output)
+    if place == made or place.startswith(os.path.join(made, "")):
+        raise OutputError(f"The debug folder {folder} is where the output goes.", "Name another one.")
+    if os.path.lexists(folder) and (not os.path.isdir(folder) or os.listdir(folder)):
+        raise OutputError(f"{folder} is there already and is no empty folder.", "Name a new folder for the stages.")
+
+
 class Debug:
     """Writes pictures into a folder; does nothing when the folder's name is empty.
 
@@ -21,7 +41,7 @@ class Debug:
         count: frames of the job, of which `shown_frames` are shown.
 
     Raises:
-        OutputError: the folder cannot be made.
+        OutputError: the folder cannot be made; `save` too, when the disk is full.
     """
 
     def __init__(self, folder: str, count: int) -> None:
@@ -42,4 +62,7 @@ class Debug:
             pixels = np.clip(np.rint(picture), 0, 255).astype(np.uint8)
             bgr = cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR) if pixels.ndim == 3 else pixels
             png = cv2.imencode(".png", bgr)[1].tobytes()  # imwrite cannot do every path on Windows
-            (self._folder / f"{frame:06d}_{name}.png").write_bytes(png)
+            try:
+                (self._folder / f"{frame:06d}_{name}.png").write_bytes(png)
+            except OSError as e:
+                raise OutputError(f"{self._folder} cannot be written to: {e.strerror}.") from None

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import os
+
 
 class LipSyncError(Exception):
     """A failure with a sentence for the user and a hint.
@@ -61,3 +63,12 @@ class OutputError(LipSyncError):
 
 class Cancelled(LipSyncError):
     """The user cancelled the job; nothing was changed."""
+
+
+def refused(error: OSError) -> LipSyncError:
+    """What the user is told where the system refuses a file that nothing else speaks for: which one, and why."""
+    name = os.fsdecode(error.filename) if isinstance(error.filename, (str, bytes)) else "A file of the job"
+    return LipSyncError(
+        f"{name} cannot be used: {error.strerror or type(error).__name__}.",
+        "Check the path, the rights to it and the free space there.",
+    )

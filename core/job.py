@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import re
 from dataclasses import dataclass
 from fractions import Fraction
@@ -15,7 +16,7 @@ from typing import Any, ClassVar
 
 from .errors import JobError
 
-face_form = re.compile(r"largest|speaking|track:\d+(,\d+)*|at:\d+(,\d+(\.\d+)?){2}", re.ASCII)
+face_form = re.compile(r"largest|speaking|track:\d{1,9}(,\d{1,9})*|at:\d{1,9}(,\d{1,9}(\.\d{1,9})?){2}", re.ASCII)
 """How a job can say whose lips it means."""
 
 number_ranges: dict[str, tuple[float, float]] = {
@@ -28,6 +29,10 @@ number_ranges: dict[str, tuple[float, float]] = {
     "restore_weight": (0, 1),
 }
 """What a job's numbers may be, both ends included."""
+rate_range = (Fraction(1, 10), Fraction(1000))
+"""Frames a second."""
+latest = 86400
+"""Seconds before or after the first frame at which a speech may begin."""
 
 
 @dataclass(frozen=True)
@@ -122,16 +127,29 @@ class RedubJob:
             raise JobError(
                 "An image sequence has no frame rate of its own.", "Say how many frames a second it is shown at."
             )
-        if self.rate is not None and self.rate <= 0:
-            raise JobError(f"The frame rate {self.rate} is not above zero.", "Give a rate such as 25 or 30000/1001.")
+        whole = self.rate is None or self.rate.numerator < 1 << 31  # movies hold it in 32 bits
+        if self.rate is not None and not (whole and rate_range[0] <= self.rate <= rate_range[1]):
+            raise JobError(
+                f"The frame rate {float(self.rate):g} is out of range or has too many digits.",
+                "Give one such as 25 or 30000/1001, from 0.1 to 1000.",
+            )
+        for start in (self.speech_start, *(start for _, _, start in self.others)):
+            if not -latest <= start <= latest:
+                raise JobError(
+                    f"A speech that begins at {float(start):g} seconds is out of range.", "Give at most a day."
+                )
         if self.start_frame < 0 or (self.frame_count is not None and self.frame_count < 1):
             raise JobError(
                 "The frame range is empty or begins before the first frame.", "Give a start from 0 and a count from 1."
             )
+        files = (self.video, self.speech, self.output, self.mix, self.model, self.restore, self.debug, *self.images)
+        for path in (*files, self.c2pa_certificate, self.c2pa_key, *(speech for _, speech, _ in self.others)):
+            if not _is_path(path):
+                raise JobError(f"No file can be called {path!r}.", "Take out what is no character.")
         for face in (self.face, *(face for face, _, _ in self.others)):
             if not face_form.fullmatch(face):
                 raise JobError(
-                    f"Unknown face {face!r}.",
+                    f"Unknown face {face[:80]!r}.",
                     "Use largest, speaking, track:N or at:FRAME,X,Y; `lipsync faces VIDEO` prints the tracks.",
                 )
         if not re.fullmatch(r"mediapipe|face-alignment(:.+)?", self.detector):
@@ -235,6 +253,24 @@ Message = RedubJob | Hello | Progress | Result | Failure | Cancel
 _kinds: dict[str, type[Any]] = {kind.type: kind for kind in (RedubJob, Hello, Progress, Result, Failure, Cancel)}
 
 
+def _is_path(text: str) -> bool:
+    try:
+        return b"\0" not in os.fsencode(text)
+    except UnicodeEncodeError:  # half a character
+        return False
+
+
+def fraction(text: str) -> Fraction:
+    """A number such as `25`, `23.976` or `30000/1001`, as exact as it is written.
+
+    Raises:
+        ValueError, ZeroDivisionError: it is none, or so large or small that writing it out would fill the memory.
+    """
+    if re.search(r"e[+-]?\d{3}|\d{30}", text.replace("_", ""), re.IGNORECASE):
+        raise ValueError(f"{text[:40]!r} is out of range")
+    return Fraction(text)
+
+
 def to_json(message: Message) -> str:
     """One line of JSON, without a line break. Fractions become strings such as `30000/1001`."""
     fields = {f.name: getattr(message, f.name) for f in dataclasses.fields(message)}
@@ -249,7 +285,7 @@ def from_json(line: str) -> Message:
     """
     try:
         data = json.loads(line)
-    except ValueError as e:
+    except (ValueError, RecursionError) as e:
         raise JobError(f"This is not JSON: {e}.", "Give one JSON object a line.") from None
     kind = _kinds.get(str(data.pop("type", ""))) if isinstance(data, dict) else None
     if kind is None:
@@ -270,7 +306,7 @@ def _value(annotation: str, value: Any) -> Any:
         return None
     base = annotation.split(" |")[0]
     if base == "Fraction" and isinstance(value, (str, int, float)) and not isinstance(value, bool):
-        return Fraction(str(value))  # a decimal as it is written, not as it is stored
+        return fraction(str(value))  # a decimal as it is written, not as it is stored
     if base == "tuple[str, ...]" and isinstance(value, list) and all(isinstance(v, str) for v in value):
         return tuple(value)
     if base == "tuple[tuple[int, int, str], ...]" and isinstance(value, list):

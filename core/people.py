@@ -50,7 +50,7 @@ def open_footage(
         MediaError: the footage cannot be read.
         JobError: the range runs past its end.
     """
-    name = video or str(Path(images[0]).parent)
+    name = video or (images[0] if len(images) == 1 else str(Path(images[0]).parent))
     info = media.probe(video) if video else media.probe_images(images, rate or Fraction(25))
     count = info.frames - start if count is None else count
     if start < 0 or count < 1 or start + count > info.frames:

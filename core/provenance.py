@@ -92,7 +92,7 @@ def label(
         comment=sentence if ranges else "",
         source_type=source_type if ranges else "",
         xmp=xmp.encode() if ranges else b"",
-        record=(json.dumps(record, indent=1, ensure_ascii=False) + "\n").encode(),
+        record=(json.dumps(record, indent=1, ensure_ascii=False) + "\n").encode(errors="replace"),  # odd file names
         sign=sign,
     )
 
@@ -128,6 +128,7 @@ def told(path: str, go_on: Callable[[], None] = lambda: None) -> dict[str, Any]:
 def _settings(job: RedubJob, go_on: Callable[[], None]) -> dict[str, Any]:
     fields = {field.name: getattr(job, field.name) for field in dataclasses.fields(job)}
     fields["others"] = [(face, start) for face, _, start in job.others]  # their speeches are inputs, in this order
+    fields["detector"] = job.detector.partition(":")[0]  # without the folder of its weights
     inputs = ("video", "images", "speech", "mix", "model")
     return {name: _setting(value, go_on) for name, value in fields.items() if name not in (*inputs, *not_told)}
 

@@ -18,10 +18,11 @@ from math import floor
 from pathlib import Path
 
 import numpy as np
+from av import VideoFormat
 from scipy.ndimage import gaussian_filter1d
 
 from . import audio, compose, faces, media, mix, occlusion, people, provenance, reference, sync_mode, voice
-from .debug import Debug
+from .debug import Debug, check_folder
 from .engine import Engine
 from .errors import Cancelled, JobError, OutputError
 from .job import Progress, RedubJob, Result
@@ -35,6 +36,8 @@ turn_back = 8.0
 """Degrees below the limit to which a head that was turned away must come back."""
 movie_suffixes = (".mp4", ".mov", ".mkv")
 """Endings of an output that make a movie of images too."""
+batch_bytes = 256 << 20
+"""Pictures that go through the net together take no more memory than this, but one is always taken."""
 soft_from = 2.5
 """Side of the face's crop in the frame over the net's, from which the user is told that the lips will be soft."""
 
@@ -164,7 +167,8 @@ def run(
         pictures = sync_mode.pictures(shot.info, shot.start, source)
         if made.info.kind != shot.info.kind:
             pictures = (media.converted(picture, made.info) for picture in pictures)
-        while batch := list(itertools.islice(pictures, job.batch_size)):
+        at_once = min(job.batch_size, max(1, batch_bytes // _picture_bytes(shot.info)))
+        while batch := list(itertools.islice(pictures, at_once)):
             first = writer.written
             for dub in dubs:
                 dub.painter.paint(first, batch, dub.heard[first : first + len(batch)])
@@ -209,15 +213,20 @@ def _check_output(job: RedubJob, shot: Shot) -> None:
     inputs = [job.speech, job.mix, *(speech for _, speech, _ in job.others)]
     if not job.output:
         raise OutputError("The job names no output.", "Name a file that does not exist yet.")
-    if Path(job.output).resolve() in {Path(p).resolve() for p in (*inputs, *shot.info.paths) if p}:
+    if os.path.realpath(job.output) in {os.path.realpath(p) for p in (*inputs, *shot.info.paths) if p}:
         raise OutputError(f"{job.output} is the job's own input.", "Choose another name: nothing is ever overwritten.")
     media.check_output(_output_info(job, shot), job.output, job.quality)
+    check_folder(job.debug, job.output)
 
 
 def _output_info(job: RedubJob, shot: Shot) -> media.SourceInfo:
     """What the output is like: as the footage, but images can also become a movie."""
     movie = Path(job.output).suffix.lower() in movie_suffixes
     return media.movie_info(shot.info, job.quality) if movie and shot.info.kind == "images" else shot.info
+
+
+def _picture_bytes(info: media.SourceInfo) -> int:
+    return info.width * info.height * VideoFormat(info.pixel_format).padded_bits_per_pixel // 8 or 1
 
 
 def _endings(job: RedubJob, shot: Shot) -> set[str]:

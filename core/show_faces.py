@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import cv2
@@ -54,10 +55,14 @@ def write_sheet(path: str, footage: people.Footage, found: People) -> None:
     """
     check_sheet(path)
     png = cv2.imencode(".png", draw_sheet(footage, found)[..., ::-1])[1].tobytes()
+    begun = False
     try:
         with open(path, "xb") as file:
+            begun = True
             file.write(png)
     except OSError as e:
+        if begun:
+            os.unlink(path)
         raise OutputError(f"The contact sheet {path} cannot be written: {e.strerror}.") from None
 
 

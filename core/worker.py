@@ -28,7 +28,7 @@ if not __package__:  # run as a file: the package is the folder this file is in
     sys.path[:] = [str(here.parent), *(p for p in sys.path if Path(p).resolve() != here)]
 
 from core import __version__
-from core.errors import JobError, LipSyncError
+from core.errors import JobError, LipSyncError, refused
 from core.job import Cancel, Failure, Hello, Message, Progress, RedubJob, Result, from_json, to_json
 
 grace = 2.0
@@ -106,15 +106,17 @@ class Worker:
             from core import redub  # late: torch takes seconds, and Hello should not wait for it
 
             return redub.run(job, report, stop.is_set)
-        except Exception as e:
+        except BaseException as e:  # a library's exit or a panic of one in Rust must not end the worker either
             return failure(e)
 
 
-def failure(error: Exception) -> Failure:
+def failure(error: BaseException) -> Failure:
     """What the other side is told of `error`; of one that nobody foresaw, the traceback goes to standard error."""
     if isinstance(error, LipSyncError):
         return Failure(type(error).__name__, str(error), error.hint)
     traceback.print_exception(error)
+    if isinstance(error, OSError):
+        return failure(refused(error))
     return Failure(
         "Crash",
         f"The worker met an error nobody foresaw ({type(error).__name__}).",

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -184,13 +185,21 @@ def open_movie(path: str) -> InputContainer:
     Raises:
         MediaError: no such file, or nothing FFmpeg knows as a movie or sound; a list of other files.
     """
-    if not os.path.isfile(path):
-        raise MediaError(f"There is no file {path}.", "Check the path, or reload the strip in Blender.")
-    if os.path.getsize(path) == 0:
+    try:
+        found = os.stat(path)
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        raise MediaError(f"There is no file {path}.", "Check the path, or reload the strip in Blender.") from None
+    except OSError as e:
+        raise MediaError(f"{path} cannot be read: {e.strerror}.", "Check the path and the rights to it.") from None
+    if not stat.S_ISREG(found.st_mode):
+        raise MediaError(f"{path} is no file but a folder or a device.", "Name the movie or sound file itself.")
+    if found.st_size == 0:
         raise MediaError(f"{path} is empty.", "Copy or export it again.")
     try:
         # Playlists are text that can name other files and hosts: only this file may be read.
         container = av.open(f"file:{path}", options={"protocol_whitelist": "file"}, metadata_errors="ignore")
+    except PermissionError as e:
+        raise MediaError(f"{path} cannot be read: {e.strerror}.", "Check the rights to it.") from None
     except (FFmpegError, OSError, ValueError):
         raise MediaError(f"{path} is not a movie or sound file that can be read.") from None
     name = container.format.name

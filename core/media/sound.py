@@ -28,6 +28,8 @@ web_codecs = ("aac", "mp3", "mp3float")
 """Sound that every browser plays, by FFmpeg's decoders."""
 mixed_at_once = 1 << 16
 """Samples."""
+loudest = 16.0
+"""24 dB above full scale; samples beyond are damage, which encoders refuse and averages never get over."""
 aac_rates = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000)
 
 
@@ -162,6 +164,11 @@ def _copied(info: SourceInfo, index: int, stream: Stream, begin: Fraction, lengt
         yield time, packet
 
 
+def audible(samples: np.ndarray) -> np.ndarray:
+    """Samples as they are, but nothing that is no number, and none louder than `loudest`."""
+    return np.nan_to_num(samples).clip(-loudest, loudest)
+
+
 def _decoded_blocks(info: SourceInfo, index: int, begin: Fraction, rate: int, layout: str) -> Blocks:
     """The source's sound from about `begin` on."""
     resampler = av.AudioResampler(format="flt", layout=layout, rate=rate)  # PyAV miscounts eight planes
@@ -179,7 +186,7 @@ def _decoded_blocks(info: SourceInfo, index: int, begin: Fraction, rate: int, la
             if expected is None or abs(told - expected) > rate // 50:
                 expected = told
             for part in resampler.resample(frame):
-                yield expected, part.to_ndarray().reshape(part.samples, -1).T
+                yield expected, audible(part.to_ndarray().reshape(part.samples, -1).T)
                 expected += part.samples
 
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 import shutil
@@ -69,6 +70,7 @@ def check_output(info: SourceInfo, output: str, quality: str = "high") -> None:
         raise OutputError(f"There is no folder {folder}.")
     if not os.access(folder, os.W_OK):
         raise OutputError(f"The folder {folder} cannot be written to.")
+    _refuse_long(folder, name)
     if info.kind == "movie":
         choose(info, quality, os.path.splitext(name)[1])
         _refuse_record(record_path(output, info.kind))
@@ -116,7 +118,7 @@ def write(
     check_output(info, output, quality)
     folder, name = os.path.split(os.path.abspath(output))
     suffix = "" if info.kind == "images" else os.path.splitext(name)[1].lower()
-    temporary = os.path.join(folder, f".{name}.{secrets.token_hex(4)}.part{suffix}")
+    temporary = os.path.join(folder, _temporary_name(name, secrets.token_hex(4), suffix))
     record = record_path(os.path.abspath(output), info.kind)
     temporary_record = f"{temporary}.json"
     opened: AbstractContextManager[Writer]
@@ -375,6 +377,21 @@ def _output_errors(output: str) -> Iterator[None]:
     except (FFmpegError, OSError) as e:
         reason = getattr(e, "strerror", None) or str(e)
         raise OutputError(f"{output} cannot be written: {reason}.") from e
+
+
+def _temporary_name(name: str, token: str, suffix: str) -> str:
+    return f".{name}.{token}.part{suffix}"
+
+
+def _refuse_long(folder: str, name: str) -> None:
+    """The names of what is written on the way to the output are longer than its own."""
+    try:
+        os.lstat(os.path.join(folder, _temporary_name(name, 8 * "0", f".signed{os.path.splitext(name)[1]}")))
+    except FileNotFoundError:
+        return
+    except OSError as e:
+        if e.errno == errno.ENAMETOOLONG:
+            raise OutputError(f"The name {name} is too long to be written.", "Choose a shorter name.") from None
 
 
 def _refuse_existing(output: str) -> None:

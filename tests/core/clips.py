@@ -64,6 +64,7 @@ def make_movie(
         video = container.add_stream(codec, rate=rate, width=width, height=height, options=options or {})
         assert isinstance(video, av.VideoStream)
         context = video.codec_context
+        context.thread_count = 1  # or x264 now and then writes other samples
         context.pix_fmt, context.time_base = pixel_format, time_base or 1 / rate
         context.color_range, context.colorspace, context.color_primaries, context.color_trc = tags
         if aspect is not None:

@@ -179,8 +179,8 @@ def telling(what: str, when: str) -> str:
         "import signal, sys\nfrom core import cli, redub\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # the jobs of a shell's background ignore it
         "run = redub.run\n"
-        "def telling(job, report):\n"
-        f"    return run(job, lambda p: print({what}, flush=True) if {when} else None)\n"
+        "def telling(job, report, cancelled):\n"
+        f"    return run(job, lambda p: print({what}, flush=True) if {when} else None, cancelled)\n"
         "redub.run = telling\nsys.exit(cli.main(sys.argv[1:]))"
     )
 

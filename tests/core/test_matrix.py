@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -12,6 +13,7 @@ import av
 import numpy as np
 import pytest
 from portrait_clips import write_images, write_movie
+from test_restore import net
 
 from core import media, redub
 from core.job import RedubJob, Result
@@ -78,6 +80,13 @@ movies: dict[str, tuple[str, dict[str, Any]]] = {
         },
     ),
     "wide and upright.mov": ("h264", {"aspect": Fraction(4, 3), "rotation": 90, "size": (240, 320)}),
+    "wide, upright and interlaced.mov": (
+        "h264",
+        {
+            "aspect": Fraction(4, 3), "rotation": 90, "size": (240, 320), "fields": "tff",
+            "options": {"flags": "+ildct+ilme"},
+        },
+    ),
     "broadcast.ts": (
         "h264",
         {"codec": "mpeg2video", "pixel_format": "yuv422p", "fields": "tff", "options": {"flags": "+ildct+ilme"}},
@@ -113,6 +122,11 @@ kinds: dict[str, dict[str, object]] = {
     "one frame.mp4": {"frames": 1},
     "phone hlg.mov": {"rotation": 3, "color_trc": 18},
     "wide and upright.mov": {"rotation": 1, "sample_aspect_ratio": Fraction(4, 3)},
+    "wide, upright and interlaced.mov": {
+        "rotation": 1,
+        "sample_aspect_ratio": Fraction(4, 3),
+        "field_order": 2,
+    },
     "broadcast.ts": {"field_order": 2, "pixel_format": "yuv422p"},
     "tape.avi": {"field_order": 3, "sample_aspect_ratio": Fraction(16, 15)},
     "odd size.mkv": {"width": 853, "height": 481},
@@ -240,6 +254,43 @@ def test_lossless_means_that_outside_the_mask_no_sample_differs(run: Run, tmp_pa
     before, after = media.probe(str(source)), media.probe(result.output)
     check_facts(before, after)
     check_outside(before, after, masks, 0)
+
+
+@pytest.mark.parametrize(
+    ("name", "fields"),
+    [
+        ("prores 4444.mov", {"mask": "mouth", "mask_feather": 0.1}),
+        ("see through.mkv", {"mask": "mouth", "strength": 0.6, "quality": "lossless"}),
+        ("hdr10.mp4", {"restore": "net.onnx"}),
+        ("4-2-2 10 bit.mov", {"restore": "net.onnx", "debug": "stages", "grain": 2}),
+        ("59.94.mp4", {"face": "at:7,160,120", "sharpen": 2}),
+        ("wide, upright and interlaced.mov", {"face": "speaking", "mask_padding": 0.4}),
+        ("odd and upright.mkv", {"debug": "stages", "turn_limit": 10}),
+    ],
+    ids=str,
+)
+def test_settings_go_with_every_kind_of_footage(run: Run, tmp_path: Path, name: str, fields: dict[str, Any]) -> None:
+    """What was right with plain footage and with plain settings must be so together."""
+    source = write_movie(tmp_path / name, **{"tone": True, "count": 8, **movies[name][1]})
+    if "restore" in fields:
+        fields = {**fields, "restore": net(tmp_path / "net.onnx", "Neg")}
+    if "debug" in fields:
+        fields = {**fields, "debug": str(tmp_path / "stages")}
+    result, masks = run(f"new{source.suffix}", video=str(source), **fields)
+    before, after = media.probe(str(source)), media.probe(result.output)
+    check_facts(before, after)
+    check_outside(before, after, masks, 0 if fields.get("quality") == "lossless" else 0.5)
+    if "debug" in fields:
+        assert len(list((tmp_path / "stages").glob("*_after.png"))) == before.frames
+
+
+def test_see_through_images_keep_their_alpha_under_a_small_mask_and_a_second_look(run: Run, tmp_path: Path) -> None:
+    paths = write_images(tmp_path / "in", "png", "rgba64be", "png")
+    _, masks = run("out", images=tuple(paths), rate=Fraction(24), mask="mouth", debug=str(tmp_path / "stages"))
+    before = media.probe_images(paths, Fraction(25))
+    after = media.probe_images([str(tmp_path / "out" / Path(path).name) for path in paths], Fraction(25))
+    check_outside(before, after, masks, 0)
+    assert sorted(os.listdir(tmp_path / "out")) == ["out.lipsync.json", *(Path(path).name for path in paths)]
 
 
 @pytest.mark.parametrize("name", images)

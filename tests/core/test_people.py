@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import skimage.data
 
-from core import audio, cli, faces, media, people, redub
+from core import audio, cli, faces, media, people, redub, sync_mode
 from core.errors import JobError, LipSyncError, ModelError, NoFaceError, SpeechError
 from core.faces import cache, fan
 from core.faces.detectors import open_detector
@@ -193,6 +193,57 @@ def test_each_of_two_people_gets_their_own_speech_and_nobody_elses_lips_change(
     assert (together[0] == alone[0]).all() and (together[1] == elsewhere[1]).all()
     assert both.changed == frames
     assert both.untouched == tuple((a, b, f"{why} ({second})") for a, b, why in two.untouched)
+
+
+def interview(path: Path) -> Path:
+    """Two people, then after a cut the second one alone before a wall; each picture is shown for another time."""
+    wall: Any = cv2.resize(np.random.default_rng(2).integers(90, 200, (8, 8, 3), dtype=np.uint8), (240, 240))
+    times = np.cumsum([0, *(23 * [40, 20, 67])])[:18].tolist()
+    with av.open(path, "w") as container:
+        video = container.add_stream("ffv1", rate=rate, width=480, height=240)
+        video.codec_context.time_base = Fraction(1, 1000)
+        for i, (both, time) in enumerate(zip(side_by_side(18), times, strict=True)):
+            alone = np.hstack([wall, both[:, 228:468] // 2 + 60])
+            frame = av.VideoFrame.from_ndarray(both if i < 9 else alone, format="rgb24")
+            frame.pts, frame.time_base = time, Fraction(1, 1000)
+            container.mux(video.encode(frame))
+        container.mux(video.encode(None))
+    return path
+
+
+@pytest.mark.parametrize("mode", ["loop", "bounce", "stretch"])
+def test_two_people_a_cut_a_phones_frame_times_and_a_longer_speech_go_together(
+    make_job: Callable[..., RedubJob], make_speech: Callable[..., Path], tmp_path: Path, mode: str
+):
+    """Each alone is right; together the frames must still be the source's, and a wall must not get a mouth."""
+    video = str(interview(tmp_path / "phone.mkv"))
+    faces_there = "track:1", "at:2,360,130"
+    job = make_job(
+        video=video,
+        sync_mode=mode,
+        face=faces_there[0],
+        others=((faces_there[1], str(make_speech(1.6)), Fraction(1, 5)),),
+    )
+    info = media.probe(video)
+    found = people.find(people.open_footage(video, (), None))
+    cut = int(np.flatnonzero(np.diff(found.shots))[0]) + 1
+    result = redub.run(job)
+    needed = -(-(Fraction(9, 5) * info.rate) // 1)
+    source = sync_mode.source_frames(mode, info.frames, int(needed))
+    before = [part[source] for part in left_and_right(video)]
+    after = left_and_right(result.output)
+    assert result.frames == needed == len(after[0])
+    first_shot = source < cut
+    assert 5 < cut < info.frames - 5 and 5 < first_shot.sum() < needed - 5
+    differs = [(a != b).any(axis=(1, 2)) for a, b in zip(before, after, strict=True)]
+    assert (differs[0] == first_shot).all(), "the wall has changed, or somebody at it has not"
+    assert differs[1][first_shot].all()
+    left_out = {
+        frame for first, last, why in result.untouched if faces_there[1] in why for frame in range(first, last + 1)
+    }
+    assert left_out >= set(np.flatnonzero(~differs[1]).tolist())
+    for side in (0, 1):
+        assert (before[side][:, :90] == after[side][:, :90]).all(), "above the faces a sample has changed"
 
 
 def test_the_speeches_of_two_people_are_heard_together(
