@@ -32,6 +32,10 @@ def number_of(rgb: np.ndarray) -> int:
     return sum(bright << bit for bit, bright in enumerate(bars))
 
 
+steady = {"x264-params": "mbtree=0"}
+"""Without this x264 writes other samples now and then (core.media.encodings); other encoders overlook it."""
+
+
 def make_movie(
     path: Path,
     count: int = 12,
@@ -61,10 +65,9 @@ def make_movie(
     """
     width, height = size
     with av.open(str(path), "w", container_options={"fflags": "+bitexact"}) as container:
-        video = container.add_stream(codec, rate=rate, width=width, height=height, options=options or {})
+        video = container.add_stream(codec, rate=rate, width=width, height=height, options=options or steady)
         assert isinstance(video, av.VideoStream)
         context = video.codec_context
-        context.thread_count = 1  # or x264 now and then writes other samples
         context.pix_fmt, context.time_base = pixel_format, time_base or 1 / rate
         context.color_range, context.colorspace, context.color_primaries, context.color_trc = tags
         if aspect is not None:

@@ -75,7 +75,6 @@ def write_movie(
         stream = container.add_stream(codec, rate=rate, width=width, height=height, options=options or {})
         assert isinstance(stream, av.VideoStream)
         context = stream.codec_context
-        context.thread_count = 1  # or x264 now and then writes other samples
         context.pix_fmt, context.time_base = pixel_format, time_base
         context.color_range, context.colorspace, context.color_primaries, context.color_trc = tags
         context.max_b_frames = 0

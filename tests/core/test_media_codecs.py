@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -159,6 +162,49 @@ def test_the_same_job_twice_gives_the_same_bytes_in_every_codec(tmp_path: Path, 
     info = probe(str(write_movie(tmp_path / "clip.mkv", 20, codec=codec, pixel_format=layout, options=options)))
     first, second = (Path(copy(info, tmp_path / f"{i}.mkv", "high").path).read_bytes() for i in range(2))
     assert first == second
+
+
+every_encoder = {
+    "h264.mp4": ({}, "high", ".mp4"),
+    "h264 lossless.mp4": ({}, "lossless", ".mp4"),
+    "web.mp4": ({}, "web", ".mp4"),
+    "tff.mp4": ({"fields": "tff", "options": {"flags": "+ildct+ilme"}}, "high", ".mp4"),
+    "hevc.mp4": ({"codec": "libx265", "options": {"x265-params": "log-level=error"}}, "high", ".mp4"),
+    "mezzanine.mp4": ({}, "mezzanine", ".mov"),
+    "dnxhr.mov": ({"codec": "dnxhd", "pixel_format": "yuv422p", "options": {"profile": "dnxhr_hq"}}, "high", ".mov"),
+    "ffv1.mkv": ({"codec": "ffv1"}, "high", ".mkv"),
+    "rgb.mkv": ({"codec": "ffv1", "pixel_format": "bgra"}, "high", ".mov"),
+}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc alone can fill the memory that a program is given")
+def test_the_bytes_do_not_depend_on_what_lay_in_memory(tmp_path: Path) -> None:
+    """An encoder that reads what nobody has written gives other bytes once in many runs, when nobody looks."""
+    tasks = []
+    for name, (made, quality, suffix) in every_encoder.items():
+        source = write_movie(tmp_path / name, 12, tone=True, **made)
+        tasks.append((str(source), str(tmp_path / f"new {source.stem}{suffix}"), quality))
+    program = f"""
+import hashlib, os
+from core.media import probe, read, write
+for source, output, quality in {tasks!r}:
+    info = probe(source)
+    with write(info, output, quality=quality, count=info.frames) as writer:
+        for picture in read(info):
+            writer.add(picture)
+    print(source, hashlib.sha256(open(output, "rb").read()).hexdigest())
+    os.remove(output)
+"""
+    root = str(Path(media.__file__).parents[2])
+    said = [
+        subprocess.run(
+            [sys.executable, "-c", program], cwd=root, env={**os.environ, "MALLOC_PERTURB_": fill},
+            capture_output=True, text=True, check=True, timeout=300,
+        ).stdout.splitlines()
+        for fill in ("85", "170", "240")
+    ]  # fmt: skip
+    assert len(said[0]) == len(tasks)
+    assert said[0] == said[1] == said[2]
 
 
 @pytest.mark.parametrize(("fields", "container", "stream"), [("tff", b"fiel\2\1", 1), ("bff", b"fiel\2\6", 2)])
