@@ -274,7 +274,9 @@ class EdgeMatch:
         correction = average * share.astype(np.float32)[..., None]
         correction = cv2.resize(correction, (size, size), interpolation=cv2.INTER_LINEAR)
         moving = cv2.distanceTransform((mouth == 0).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE) / side
-        near = np.exp(-np.square(inwards / self.line_reach)) * (alpha > 0) * np.clip(moving / lip_room - 1, 0, 1) * unbound
+        near = (
+            np.exp(-np.square(inwards / self.line_reach)) * (alpha > 0) * np.clip(moving / lip_room - 1, 0, 1) * unbound
+        )
         return _without_lines(np.clip(matched + correction, 0, 255), wanted, near.astype(np.float32))
 
 
@@ -299,7 +301,7 @@ def _without_lines(picture: np.ndarray, source: np.ndarray, near: np.ndarray) ->
 
 
 class DetailMatch:
-    """Gives generated mouths the fine detail of the mouths they replace, as far as sharpening can.
+    """Gives generated mouths the fine detail of the mouths they replace, as far as sharpening can, and skin its own.
 
     What is finer than the net's pixels is lost when a face is shrunk to them, and the footage around the patch still
     still has it. Frames come in order; `restart` after a gap.
@@ -315,18 +317,27 @@ class DetailMatch:
 
     def __init__(self, amount: float = 1.0) -> None:
         self._amount = amount
-        self._running: np.ndarray | None = None
+        self._running: dict[str, np.ndarray] = {}
 
     def restart(self) -> None:
-        self._running = None
+        self._running = {}
 
-    def match(self, patch: Patch, source: faces.Pixels, lips: np.ndarray, to_crop: np.ndarray, size: int) -> Patch:
+    def match(
+        self,
+        patch: Patch,
+        source: faces.Pixels,
+        lips: np.ndarray,
+        to_crop: np.ndarray,
+        size: int,
+        skin: np.ndarray | None = None,
+    ) -> Patch:
         """A patch for `source`, the picture it will lie over, with its detail enlarged.
 
         Args:
             lips: (k, 2) points around the source's lips in crop units: the detail is compared there.
             to_crop: (2, 3), frame pixels to crop units.
             size: side of the net's pictures.
+            skin: (h, w) bool, where the patch and its source show skin: what lips lack would be too much for it.
         """
         height, width = patch.alpha.shape
         unit = 1 / np.sqrt(abs(np.linalg.det(to_crop[:, :2])))
@@ -336,18 +347,27 @@ class DetailMatch:
         pixels = (lips - to_crop[:, 2]) @ np.linalg.inv(to_crop[:, :2]).T - (patch.x, patch.y) - 0.5
         area = np.zeros((height, width), np.uint8)
         cv2.fillConvexPoly(area, cv2.convexHull(np.rint(pixels * 256).astype(np.int32)), (1,), shift=8)
-        mouth = area > 0
-        if mouth.sum() >= 32:
-            now = np.array([np.square(detail[mouth]).mean(), np.square(its_own[mouth]).mean()])
-            self._running = _towards(self._running, now, self.pace)
-        if self._running is None:
+        lips_lack = self._lacking("lips", detail, its_own, area > 0)
+        if not lips_lack:
             return patch
-        drawn, true = self._running
-        more = np.clip(np.sqrt(true / max(drawn, 1e-3)) - 1, 0, self.most)
-        more *= self._amount
-        if not more:
-            return patch
-        return replace(patch, rgb=np.clip(patch.rgb + np.float32(more) * detail[..., None], 0, 255))
+        more = np.full(area.shape, lips_lack, np.float32)
+        if skin is not None:
+            skin_lacks = min(lips_lack, self._lacking("skin", detail, its_own, skin))
+            room = 2 * round(lip_room * unit) + 1
+            near = cv2.dilate(area, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (room, room))).astype(np.float32)
+            near = cv2.GaussianBlur(near, (0, 0), max(lip_room * unit / 2, 0.5))
+            more = skin_lacks + (lips_lack - skin_lacks) * near
+        return replace(patch, rgb=np.clip(patch.rgb + (more * detail)[..., None], 0, 255))
+
+    def _lacking(self, where: str, detail: np.ndarray, its_own: np.ndarray, area: np.ndarray) -> float:
+        """What `detail` (h, w) lacks of `its_own` in an area, as a part of itself, steadied in time; 0 if unknown."""
+        if area.sum() >= 32:
+            now = np.array([np.square(detail[area]).mean(), np.square(its_own[area]).mean()])
+            self._running[where] = _towards(self._running.get(where), now, self.pace)
+        if where not in self._running:
+            return 0.0
+        drawn, true = self._running[where]
+        return self._amount * float(np.clip(np.sqrt(true / max(drawn, 1e-3)) - 1, 0, self.most))
 
 
 def _detail(rgb: np.ndarray, spread: float) -> np.ndarray:

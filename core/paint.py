@@ -100,9 +100,10 @@ class Painter:
         if self._restorer:
             patch = self._restorer.restore(patch, picture, to_crop)
             stages["restored"] = patch.rgb
-        patch = self._detail.match(patch, picture, lips, to_crop, len(crop))
+        skin_below = compose.skin_in_patch(patch, face, lips, to_crop)
+        patch = self._detail.match(patch, picture, lips, to_crop, len(crop), skin_below)
         stages["sharpened"] = patch.rgb
-        patch = self._grain.match(patch, picture, compose.skin_in_patch(patch, face, lips, to_crop), frame)
+        patch = self._grain.match(patch, picture, skin_below, frame)
         stages["grained"] = patch.rgb
         before = picture.rgb() if self._debug.wants(frame) else None
         picture.blend(patch.x, patch.y, patch.rgb, patch.alpha)

@@ -95,7 +95,7 @@ def far_side(track: faces.Track) -> FarSide:
     nearer = room.argmin(axis=0)
     each = np.arange(n)
     share = np.clip((room_until - room[nearer, each]) / (room_until - room_from), 0, 1)
-    return FarSide(np.float32(1 - 2 * nearer), outline[nearer, each], share.astype(np.float32))
+    return FarSide((1 - 2 * nearer).astype(np.float32), outline[nearer, each], share.astype(np.float32))
 
 
 class SilhouetteMatch:
@@ -183,7 +183,6 @@ def _edge(picture: np.ndarray, outline: np.ndarray, side: float, within: Search)
         within.inwards_cost * np.square(outwards / within.inwards),
     )
     costs = away - np.minimum(contrast / clear_edge, 1)
-    count = len(outwards)
     # dynamic programming: what each place of a row costs with the best way to it
     before = np.full(costs.shape[1] + 4, np.inf)
     choices = np.lib.stride_tricks.sliding_window_view(before, 5)
@@ -218,8 +217,9 @@ def _lacking(picture: np.ndarray, edge: np.ndarray, side: float) -> np.ndarray:
 def _colours(picture: np.ndarray, across: np.ndarray) -> np.ndarray:
     """(len(rows), m, 3) float32: a picture's colours at places (len(rows), m) of `rows`, in crop units."""
     size = len(picture)
-    at = np.float32(across * size - 0.5), np.float32(np.broadcast_to(rows[:, None] * size - 0.5, across.shape))
-    return cv2.remap(picture, *at, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE).astype(np.float32)
+    down = np.broadcast_to(rows[:, None] * size - 0.5, across.shape)
+    x, y = (across * size - 0.5).astype(np.float32), down.astype(np.float32)
+    return cv2.remap(picture, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE).astype(np.float32)
 
 
 def _ramp(x: np.ndarray) -> np.ndarray:

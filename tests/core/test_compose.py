@@ -225,6 +225,20 @@ def test_a_soft_mouth_gets_the_fineness_of_its_picture_and_a_sharp_one_stays() -
     assert compose.DetailMatch().match(sharp, picture, lips, placed(160, 120, 100), 96) is sharp
 
 
+def test_skin_that_is_fine_enough_is_not_sharpened_with_a_soft_mouth() -> None:
+    """What the lips lack is too much for the skin around them: it gets coarse and noisy."""
+    soft, picture = soft_and_sharp()
+    below = picture[soft.y : soft.y + soft.alpha.shape[0], soft.x : soft.x + soft.alpha.shape[1]].astype(np.float32)
+    skin = compose.skin_in_patch(soft, face, lips, placed(160, 120, 100))
+    fine_skin = compose.Patch(soft.x, soft.y, np.where(skin[..., None], below, soft.rgb), soft.alpha)
+    matched = compose.DetailMatch().match(fine_skin, picture, lips, placed(160, 120, 100), 96, skin)
+    change = np.abs(matched.rgb - fine_skin.rgb).mean(axis=2)
+    mouth = (soft.alpha > 0.99) & ~skin
+    far = skin & (cv2.distanceTransform(1 - mouth.astype(np.uint8), cv2.DIST_L2, 5) > 8)
+    assert far.sum() > 100 and mouth.sum() > 100
+    assert change[far].mean() < 0.2 * change[mouth].mean()
+
+
 def test_sharpening_does_not_flicker_with_one_noisy_frame() -> None:
     soft, picture = soft_and_sharp()
     plain = np.full_like(picture, 128)
