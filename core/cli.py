@@ -104,7 +104,7 @@ def _parser() -> argparse.ArgumentParser:
         type=_fraction,
         default=Fraction(0),
         metavar="SECONDS",
-        help="when the speech begins, may be negative",
+        help="when the speech begins; before the picture: --speech-start=-0.5",
     )
     redub.add_argument(
         "--face",
