@@ -250,7 +250,8 @@ def _for_fields(encoding: Encoding, info: SourceInfo) -> Encoding:
     options = dict(encoding.options)
     if encoding.codec.startswith("libx264"):
         order = "tff=1" if info.field_order in top_first else "bff=1"
-        options["x264-params"] = ":".join(filter(None, (options.get("x264-params", ""), order)))
+        # x264's threads read rows of interlaced frames that another has not finished: each run would give other bytes.
+        options["x264-params"] = ":".join(filter(None, (options.get("x264-params", ""), order, "threads=1")))
         options["flags"] = "+ildct+ilme"
     elif encoding.codec == "prores_ks":
         options["flags"] += "+ildct"
