@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from . import compose, faces, media, occlusion, reference
@@ -16,6 +18,8 @@ from .silhouette import SilhouetteMatch
 
 class Painter:
     """Puts new lips into batches of pictures that come in order; keeps what one batch must know of the one before.
+
+    Of interlaced footage each field is a frame here.
 
     Args:
         size: side of the crops, in pixels.
@@ -55,7 +59,7 @@ class Painter:
         self._painted = -1
         self._debug = debug
 
-    def paint(self, first: int, pictures: list[media.Picture], heard: np.ndarray) -> None:
+    def paint(self, first: int, pictures: Sequence[media.Picture | media.Field], heard: np.ndarray) -> None:
         """Changes `pictures`, the frames first, first + 1, … of the output, in place; heard: of the sound, one each."""
         chosen = [i for i in range(len(pictures)) if self._strength[first + i] > 0]
         if not chosen:
@@ -78,7 +82,7 @@ class Painter:
             mixed[some] += shares[some, place, None, None, None] * drawn
         return np.rint(mixed).astype(np.uint8)
 
-    def _paste(self, frame: int, picture: media.Picture, crop: np.ndarray, mouth: np.ndarray) -> None:
+    def _paste(self, frame: int, picture: media.Picture | media.Field, crop: np.ndarray, mouth: np.ndarray) -> None:
         """One generated crop into its picture."""
         if self._painted != frame - 1 or self._shot_of[frame] != self._shot_of[self._painted]:
             for each in (self._silhouette, self._colour, self._edge, self._detail, self._grain):

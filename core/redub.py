@@ -167,15 +167,20 @@ def run(
         pictures = sync_mode.pictures(shot.info, shot.start, source)
         if made.info.kind != shot.info.kind:
             pictures = (media.converted(picture, made.info) for picture in pictures)
-        at_once = min(job.batch_size, max(1, batch_bytes // _picture_bytes(shot.info)))
+        moments = media.moments(shot.info)
+        at_once = max(1, min(job.batch_size, batch_bytes // _picture_bytes(shot.info)) // moments)
         while batch := list(itertools.islice(pictures, at_once)):
-            first = writer.written
+            first = moments * writer.written
+            parts = [media.split(picture, shot.info) for picture in batch]
+            painted = [part for each in parts for part in each]
             for dub in dubs:
-                dub.painter.paint(first, batch, dub.heard[first : first + len(batch)])
-            for picture in batch:
-                writer.add(picture)
+                dub.painter.paint(first, painted, dub.heard[first : first + len(painted)])
+            for picture, each in zip(batch, parts, strict=True):
+                writer.add(media.woven(picture, each))
                 done("lips", writer.written)
             batch.clear()  # before the next is read: one batch in memory, not two
+            parts.clear()
+            painted.clear()
     return Result(
         output=job.output,
         frames=made.count,
@@ -336,12 +341,17 @@ def _dub(
         references = choose_references(shot, seen, Plan(used, ()), size, go_on)
         references = sync_mode.of_each_shot(references, followed, track)
     folder = str(Path(job.debug) / speech.face.replace(":", "_")) if job.debug and job.others else job.debug
-    fronts = {i: hidden.fronts[frame] for i, frame in enumerate(source.tolist()) if frame in hidden.fronts}
-    heard = engine.listen(speech.wave, shot.rate, speech.start, len(source))
-    shares = reference.weights(track, references, float(shot.rate), engine.opening(heard))
-    painter = Painter(
-        job, engine, restorer, size, track, plan.strength, references, shares, fronts, Debug(folder, len(source))
-    )
+    moments = media.moments(shot.info)
+    if moments > 1:
+        track = sync_mode.shown(faces.at_fields(followed), source, moments)
+    strength = np.repeat(plan.strength, moments)
+    of_frame = [hidden.fronts.get(frame) for frame in np.repeat(source, moments).tolist()]
+    fronts = {i: front for i, front in enumerate(of_frame) if front is not None}
+    rate = moments * shot.rate
+    heard = engine.listen(speech.wave, rate, speech.start, len(strength))
+    shares = reference.weights(track, references, float(rate), engine.opening(heard))
+    debug = Debug(folder, len(strength))
+    painter = Painter(job, engine, restorer, size, track, strength, references, shares, fronts, debug)
     return _Dub(speech.face, plan, painter, heard, _warnings(plan, side, size, speech.voiced))
 
 
@@ -413,7 +423,7 @@ def choose_references(
     best: dict[tuple[int, int, int], tuple[float, int, np.ndarray]] = {}
     for frame, picture in shot.between(sorted(wanted)):
         if frame in wanted:
-            crop = faces.crop(picture, track.to_crop[frame], size)
+            crop = faces.crop(media.split(picture, shot.info)[0], track.to_crop[frame], size)
             sharpness = reference.sharpness(crop)
             for key in wanted[frame]:
                 if key not in best or sharpness > best[key][0]:

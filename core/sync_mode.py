@@ -52,21 +52,26 @@ def frames_needed(start: Fraction, length: Fraction, rate: Fraction) -> int:
     return ceil((start + length) * rate)
 
 
-def shown(track: faces.Track, source: np.ndarray) -> faces.Track:
+def shown(track: faces.Track, source: np.ndarray, moments: int = 1) -> faces.Track:
     """The track of the shot's frames as that of the output's; where the picture starts again, a new shot begins.
 
     Shot k, shown the nth time, has the number k + n * (shots in the track).
+
+    Args:
+        source: (n,) which frame of the shot each frame of the output shows.
+        moments: how many entries the track has for each frame.
     """
-    if np.array_equal(source, np.arange(len(track.found))):
+    places = (source[:, None] * moments + np.arange(moments)).ravel()
+    if np.array_equal(places, np.arange(len(track.found))):
         return track
-    again = np.cumsum(np.append(False, np.diff(source) < -1))
-    shot = track.shot[source] + again * _shots(track)
+    again = np.repeat(np.cumsum(np.append(False, np.diff(source) < -1)), moments)
+    shot = track.shot[places] + again * _shots(track)
     return replace(
         track,
-        found=track.found[source],
+        found=track.found[places],
         shot=shot.astype(track.shot.dtype),
-        to_crop=track.to_crop[source],
-        points=track.points[source],
+        to_crop=track.to_crop[places],
+        points=track.points[places],
     )
 
 

@@ -6,7 +6,7 @@ from .follow import Follower
 from .mesh import lip_opening
 from .pixels import Pixels
 from .track import Tracker
-from .tracks import FaceTrack, People, Track, follow_through
+from .tracks import FaceTrack, People, Track, at_fields, follow_through
 
 __all__ = [
     "FaceTrack",
@@ -16,6 +16,7 @@ __all__ = [
     "Place",
     "Track",
     "Tracker",
+    "at_fields",
     "crop",
     "expand",
     "fit",

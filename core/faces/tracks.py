@@ -138,6 +138,23 @@ def follow_through(
     return Track(found, shot, to_crop, points)
 
 
+def at_fields(track: Track) -> Track:
+    """The face at the two moments of every interlaced frame, of which `track` knows the middle."""
+    found, shot = np.repeat(track.found, 2), np.repeat(track.shot, 2)
+    to_crop = np.full((2 * len(track.found), 2, 3), np.nan)
+    points = np.full((2 * len(track.found), point_count, 2), np.nan, np.float32)
+    for run in _runs(track.found, track.shot):
+        for middle, moment in ((track.to_crop, to_crop), (track.points, points)):
+            if run.stop - run.start == 1:
+                moment[2 * run.start : 2 * run.stop] = middle[run]
+                continue
+            for i in range(run.start, run.stop):  # one by one: a whole run of meshes is too large to copy
+                before, after = max(i - 1, run.start), min(i + 1, run.stop - 1)
+                quarter = (middle[after] - middle[before]) / (4 * (after - before))
+                moment[2 * i], moment[2 * i + 1] = middle[i] - quarter, middle[i] + quarter
+    return Track(found, shot, to_crop, points)
+
+
 def jumped(before: np.ndarray, after: np.ndarray) -> bool:
     """Whether a face is at another place at once: another person, or a cut between similar pictures."""
     size = np.ptp(before[list(face_oval)], axis=0).max()

@@ -2,6 +2,7 @@
 """Movies and image sequences: probe, read in Blender's frame order, change in their own samples, write back."""
 
 from .encodings import suffixes
+from .fields import Field, moments, split, woven
 from .label import Label
 from .picture import Picture
 from .probe import SourceInfo, probe, probe_images
@@ -11,6 +12,7 @@ from .to_movie import converted, movie_info
 from .write import Writer, check_output, write
 
 __all__ = [
+    "Field",
     "Label",
     "Picture",
     "Sound",
@@ -18,10 +20,13 @@ __all__ = [
     "Writer",
     "check_output",
     "converted",
+    "moments",
     "movie_info",
     "probe",
     "probe_images",
     "read",
+    "split",
     "suffixes",
+    "woven",
     "write",
 ]

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from functools import cache
 from pathlib import Path
@@ -50,8 +50,9 @@ def write_movie(
     options: dict[str, str] | None = None,
     metadata: dict[str, str] | None = None,
     chapters: Sequence[tuple[int, int, str]] = (),
+    shown: Callable[[int, int, int], np.ndarray] = picture,
 ) -> Path:
-    """Write a movie of `picture`s.
+    """Write a movie of `picture`s, or of what `shown` gives for each frame and the size.
 
     Args:
         size: of the upright picture.
@@ -87,7 +88,7 @@ def write_movie(
         sound = container.add_stream("aac", rate=48000, layout="mono") if tone else None
         graph: filters.Graph | None = None
         for number in range(count):
-            upright = picture(number, *size)
+            upright = shown(number, *size)
             frame = samples(np.ascontiguousarray(np.rot90(upright, -rotation // 90)), pixel_format, tags)
             frame.pts, frame.time_base = (times[number] if times else number - hidden), time_base
             if fields:
