@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from . import compose, faces, media, occlusion, reference
+from .chin import ChinMatch
 from .debug import Debug
 from .engine import Engine
 from .grain import GrainMatch
@@ -54,7 +55,7 @@ class Painter:
         self._references, self._shares = references, shares
         self._colour, self._edge = compose.ColourMatch(), compose.EdgeMatch(mask.feather)
         self._detail, self._grain = compose.DetailMatch(job.sharpen), GrainMatch(job.grain)
-        self._silhouette = SilhouetteMatch(track, mask.feather)
+        self._silhouette, self._chin = SilhouetteMatch(track, mask.feather), ChinMatch(track)
         self._restorer = restorer
         self._painted = -1
         self._debug = debug
@@ -85,7 +86,7 @@ class Painter:
     def _paste(self, frame: int, picture: media.Picture | media.Field, crop: np.ndarray, mouth: np.ndarray) -> None:
         """One generated crop into its picture."""
         if self._painted != frame - 1 or self._shot_of[frame] != self._shot_of[self._painted]:
-            for each in (self._silhouette, self._colour, self._edge, self._detail, self._grain):
+            for each in (self._silhouette, self._chin, self._colour, self._edge, self._detail, self._grain):
                 each.restart()
         self._painted = frame
         face, lips = self._outline.face[frame], self._outline.lips[frame]
@@ -95,6 +96,7 @@ class Painter:
         if front is not None:
             skin &= front < 0.1
         drawn, reach = self._silhouette.match(mouth, crop, lips, frame)
+        drawn = self._chin.match(drawn, crop, frame)
         matched = self._colour.match(drawn, crop, skin)
         matched = self._edge.match(matched, crop, face, lips, front, reach)
         patch = compose.patch(matched, face, to_crop, picture.shape, self._strength[frame], self._feather, front, reach)
