@@ -164,6 +164,7 @@ def run(
         in_order=np.array_equal(source, np.arange(shot.count)),
     ) as writer:
         done("lips", 0)
+        damage: list[str] = []
         pictures = sync_mode.pictures(shot.info, shot.start, source)
         if made.info.kind != shot.info.kind:
             pictures = (media.converted(picture, made.info) for picture in pictures)
@@ -176,6 +177,7 @@ def run(
             for dub in dubs:
                 dub.painter.paint(first, painted, dub.heard[first : first + len(painted)])
             for picture, each in zip(batch, parts, strict=True):
+                damage.append(picture.damage)
                 writer.add(media.woven(picture, each))
                 done("lips", writer.written)
             batch.clear()  # before the next is read: one batch in memory, not two
@@ -186,7 +188,11 @@ def run(
         frames=made.count,
         changed=int((strength > 0).sum()),
         untouched=_untouched(dubs),
-        warnings=(*dict.fromkeys(warning for dub in dubs for warning in dub.warnings), *writer.warnings),
+        warnings=(
+            *media.told(shot.name, damage, shot.rate),
+            *dict.fromkeys(warning for dub in dubs for warning in dub.warnings),
+            *writer.warnings,
+        ),
         images=tuple(os.path.basename(path) for path in made.images()),
         seconds=round(time.monotonic() - begun, 3),
     )
@@ -221,6 +227,7 @@ def _check_output(job: RedubJob, shot: Shot) -> None:
     if os.path.realpath(job.output) in {os.path.realpath(p) for p in (*inputs, *shot.info.paths) if p}:
         raise OutputError(f"{job.output} is the job's own input.", "Choose another name: nothing is ever overwritten.")
     media.check_output(_output_info(job, shot), job.output, job.quality)
+    media.check_kinds(shot.images(), alike=_output_info(job, shot).kind == "images")
     check_folder(job.debug, job.output)
 
 

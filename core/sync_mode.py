@@ -121,11 +121,12 @@ def _forward(info: media.SourceInfo, start: int, source: np.ndarray) -> Iterator
     for number, picture in enumerate(media.read(info, start + first, int(frames[-1]) - first + 1), first):
         if number not in count:
             continue
-        index, frame, rotation, path = picture.index, picture.frame, picture.rotation, picture.path
+        index, frame, rotation = picture.index, picture.frame, picture.rotation
+        path, damage = picture.path, picture.damage
         yield picture
         del picture  # it may have been painted since, and with a frame of its own
         for _ in range(1, count[number]):
-            yield media.Picture(index, frame, rotation, path)
+            yield media.Picture(index, frame, rotation, path, damage)
 
 
 def _backward(info: media.SourceInfo, first: int, last: int) -> Iterator[media.Picture]:

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Movies and image sequences: probe, read in Blender's frame order, change in their own samples, write back."""
 
+from .damage import told
 from .encodings import suffixes
 from .fields import Field, moments, split, woven
+from .images import check_kinds
 from .label import Label
 from .picture import Picture
 from .probe import SourceInfo, probe, probe_images
@@ -18,6 +20,7 @@ __all__ = [
     "Sound",
     "SourceInfo",
     "Writer",
+    "check_kinds",
     "check_output",
     "converted",
     "moments",
@@ -27,6 +30,7 @@ __all__ = [
     "read",
     "split",
     "suffixes",
+    "told",
     "woven",
     "write",
 ]

@@ -85,7 +85,7 @@ def woven(picture: Picture, parts: tuple[Picture] | tuple[Field, Field]) -> Pict
         own = components(part.lines.frame)
         for name, plane in components(whole).items():
             plane[part.parity :: 2] = own[name]
-    return Picture(picture.index, whole, picture.rotation, picture.path)
+    return Picture(picture.index, whole, picture.rotation, picture.path, picture.damage)
 
 
 def _half(frame: av.VideoFrame, parity: int) -> av.VideoFrame:

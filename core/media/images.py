@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from fractions import Fraction
 
 import av
@@ -33,6 +34,8 @@ formats = {
 """Layouts each writer takes, as planes.repacked can make them."""
 
 encoders = {"webp": "libwebp"}
+spoken = {"mjpeg": "JPEG", "exr": "OpenEXR", "webp": "WebP"}
+"""What people call a codec, where it is not its name in capitals."""
 
 jpeg_sampling = {
     "yuvj420p": 0x221111, "yuvj422p": 0x211111, "yuvj440p": 0x121111, "yuvj411p": 0x411111, "yuvj444p": 0x111111,
@@ -52,11 +55,7 @@ def decode_image(path: str) -> tuple[av.VideoFrame, str]:
             data = file.read()
     except OSError as e:
         raise MediaError(f"{path} cannot be read: {e.strerror}.") from None
-    codec = next((name for sign, name in signatures.items() if data.startswith(sign)), "")
-    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        codec = "webp"
-    if not codec:
-        raise MediaError(f"{path} is no image of a known kind.", "Use PNG, JPEG, TIFF, WebP, BMP or OpenEXR images.")
+    codec = _codec(path, data)
     try:
         decoder = av.VideoCodecContext.create(codec, "r")
         assert isinstance(decoder, av.VideoCodecContext)
@@ -66,6 +65,40 @@ def decode_image(path: str) -> tuple[av.VideoFrame, str]:
     if not frames:
         raise MediaError(f"{path} is damaged: no picture can be decoded.", "Render or export the image again.")
     return editable(frames[0]), codec
+
+
+def check_kinds(paths: Sequence[str], alike: bool) -> None:
+    """Looks at how the files begin.
+
+    Args:
+        alike: all must be of one kind, as those must that are written back.
+
+    Raises:
+        MediaError: one cannot be read, is no image of a known kind, or is of another kind than the first.
+    """
+    kinds: dict[str, str] = {}
+    for path in paths:
+        try:
+            with open(path, "rb") as file:
+                kinds.setdefault(_codec(path, file.read(12)), path)
+        except OSError as e:
+            raise MediaError(f"{path} cannot be read: {e.strerror}.") from None
+        if alike and len(kinds) > 1:
+            (one, _), (other, _) = kinds.items()
+            raise MediaError(
+                f"{path} is {spoken.get(other, other.upper())} inside, the first image {spoken.get(one, one.upper())}.",
+                "Save the images in one format, or let the output be a movie.",
+            )
+
+
+def _codec(path: str, data: bytes) -> str:
+    """FFmpeg's name of the codec of a file that begins with `data`, twelve bytes or more."""
+    codec = next((name for sign, name in signatures.items() if data.startswith(sign)), "")
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        codec = "webp"
+    if not codec:
+        raise MediaError(f"{path} is no image of a known kind.", "Use PNG, JPEG, TIFF, WebP, BMP or OpenEXR images.")
+    return codec
 
 
 def encode_image(frame: av.VideoFrame, codec: str) -> bytes:

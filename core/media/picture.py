@@ -36,12 +36,14 @@ class Picture:
         frame: decoded frame in a layout of core.media.planes; never written to.
         rotation: quarter turns counter-clockwise that bring the frame upright.
         path: the image file that holds this frame alone; empty: a movie's.
+        damage: what is wrong with it, one of core.media.damage; empty: nothing is known to be.
     """
 
-    def __init__(self, index: int, frame: av.VideoFrame, rotation: int = 0, path: str = "") -> None:
+    def __init__(self, index: int, frame: av.VideoFrame, rotation: int = 0, path: str = "", damage: str = "") -> None:
         self.index = index
         self.rotation = rotation
         self.path = path
+        self.damage = damage
         self._frame = frame
         self._owned = False
 

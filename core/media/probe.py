@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import stat
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -219,8 +220,16 @@ def movie_stream(container: InputContainer, path: str) -> av.VideoStream:
     return streams[0]
 
 
-def decoded(container: InputContainer, video: av.VideoStream) -> Iterator[av.VideoFrame]:
-    """Frames in presentation order from where the container stands. Damaged packets are passed over."""
+def decoded(
+    container: InputContainer, video: av.VideoStream, trouble: deque[int] | None = None
+) -> Iterator[av.VideoFrame]:
+    """Frames in presentation order from where the container stands. Damaged packets are passed over.
+
+    Args:
+        trouble: gets the times, in units of the time base, at which something was damaged. They are those of what goes
+            into the decoder, which is some frames ahead of what comes out.
+    """
+    time = 0
     decoder = video.codec_context
     if video.metadata.get("alpha_mode") == "1" and decoder.name in ("vp8", "vp9"):
         # FFmpeg's own VP8 and VP9 decoders do not see the alpha channel; libvpx does, and Blender uses it too.
@@ -233,11 +242,17 @@ def decoded(container: InputContainer, video: av.VideoStream) -> Iterator[av.Vid
             packet = next(packets, None)
         except FFmpegError:
             packet = None
+        if packet is not None:
+            time = packet.pts if packet.pts is not None else time
+            if packet.is_corrupt and trouble is not None:
+                trouble.append(time)
         try:
             yield from decoder.decode(packet if packet is not None and packet.size else None)
         except EndOfFile:
             return
         except FFmpegError:
+            if trouble is not None:
+                trouble.append(time)
             if packet is not None:
                 continue
         if packet is None or not packet.size:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Iterator
 from fractions import Fraction
 from math import floor
@@ -12,6 +13,7 @@ import av
 from av.container import InputContainer
 
 from ..errors import MediaError
+from .damage import Watch
 from .images import decode_image
 from .picture import Picture
 from .planes import editable, exact_flags
@@ -26,6 +28,7 @@ def read(info: SourceInfo, start: int = 0, count: int | None = None) -> Iterator
 
     Blender's frame k is the last decoded frame whose time is not after first_pts + k / rate, rounded to the
     time base; so a coded frame may come several times or never. Past the last decodable frame that one is held.
+    What is damaged says so (core.media.damage).
 
     Args:
         info: from probe or probe_images.
@@ -40,17 +43,21 @@ def read(info: SourceInfo, start: int = 0, count: int | None = None) -> Iterator
         yield from _read_images(info, start, count)
         return
     with open_movie(info.path) as container:
-        frames = _from(container, info, start)
+        watch = Watch(info)
+        frames = _from(container, info, start, watch.trouble)
         held: av.VideoFrame | None = None
         coming = next(frames, None)
+        watch.next(coming)
         for index in range(start, start + count):
             due = frame_pts(info, index)
             while coming is not None and (held is None or coming[0] <= due):
                 held = coming[1]
+                watch.shown(*coming)
                 coming = next(frames, None)
+                watch.next(coming)
             if held is None:
                 raise MediaError(f"No picture of {info.path} can be decoded.")
-            yield Picture(index, _fitting(held, info, index), info.rotation)
+            yield Picture(index, _fitting(held, info, index), info.rotation, damage=watch.damage(due))
 
 
 def frame_pts(info: SourceInfo, index: int) -> int:
@@ -70,8 +77,10 @@ def _read_images(info: SourceInfo, start: int, count: int) -> Iterator[Picture]:
         yield Picture(index, frame, path=path)
 
 
-def _from(container: InputContainer, info: SourceInfo, start: int) -> Iterator[tuple[int, av.VideoFrame]]:
-    """(pts, frame) from at or before Blender's frame `start` on."""
+def _from(
+    container: InputContainer, info: SourceInfo, start: int, trouble: deque[int]
+) -> Iterator[tuple[int, av.VideoFrame]]:
+    """(pts, frame) from at or before Blender's frame `start` on; `trouble` as probe.decoded fills it."""
     video = next(stream for stream in container.streams.video if stream.index == info.stream)
     video.thread_type = "AUTO"
     video.codec_context.thread_count = min(os.cpu_count() or 1, 8)  # each thread holds a frame
@@ -79,14 +88,14 @@ def _from(container: InputContainer, info: SourceInfo, start: int) -> Iterator[t
     target = frame_pts(info, start) - int(seconds_ahead / info.time_base)
     if info.container in indexed_containers and target > info.first_pts:
         container.seek(target, stream=video, backward=True)
-        frames = _timed(decoded(container, video), info)
+        frames = _timed(decoded(container, video, trouble), info)
         first = next(frames, None)
         if first is not None and first[0] <= frame_pts(info, start):
             yield first
             yield from frames
             return
         container.seek(min(0, info.first_pts), stream=video, backward=True)
-    yield from _timed(decoded(container, video), info)
+    yield from _timed(decoded(container, video, trouble), info)
 
 
 def _timed(frames: Iterator[av.VideoFrame], info: SourceInfo) -> Iterator[tuple[int, av.VideoFrame]]:

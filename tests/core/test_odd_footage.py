@@ -103,6 +103,40 @@ def test_a_file_that_breaks_off_gives_its_whole_length_and_the_last_picture_stay
     result = run("new.mkv", video=str(source))
     assert result.frames == info.frames == media.probe(result.output).frames
     assert 8 < info.frames <= 21 and result.changed > 8
+    if name.endswith(".mkv"):
+        (told,) = [warning for warning in result.warnings if "no pictures of frames" in warning]
+        assert name in told and f"to {info.frames - 1} (" in told and "its last one stands" in told
+
+
+def test_lost_pictures_are_told_by_their_places_in_the_output(run: Run, tmp_path: Path) -> None:
+    """A night run over a bad copy: each output is there in the morning, and says what to look at."""
+    source = write_movie(tmp_path / "bad copy.mp4", 30, options={"g": "5"})
+    data = bytearray(source.read_bytes())
+    middle = len(data) // 2
+    data[middle : middle + len(data) // 6] = bytes(len(data) // 6)
+    source.write_bytes(data)
+    lost = [k for k, picture in enumerate(media.read(media.probe(str(source)))) if picture.damage == "lost"]
+    assert 2 < len(lost) < 20 and lost == list(range(lost[0], lost[-1] + 1))
+    once = run("once.mp4", video=str(source))
+    back = run("back.mp4", video=str(source), sync_mode="bounce", sound="none", speech_start=Fraction(1), cache=False)
+    for result, length in ((once, 30), (back, 55)):
+        (told,) = [warning for warning in result.warnings if "bad copy.mp4 is damaged" in warning and "read" in warning]
+        assert f"frames {lost[0]} to {lost[-1]} (" in told
+        assert (f"and frames {58 - lost[-1]} to {58 - lost[0]} (" in told) == (length == 55)
+        assert result.frames == length and result.changed > 0
+    whole = run("whole.mp4", video=str(write_movie(tmp_path / "good copy.mp4", 30, options={"g": "5"})))
+    assert not [warning for warning in whole.warnings if "good copy" in warning]
+
+
+def test_an_image_of_another_kind_is_told_before_anything_is_waited_for(run: Run, tmp_path: Path) -> None:
+    """A JPEG that somebody named .png among a thousand frames, found after an hour of following faces."""
+    paths = write_images(tmp_path / "in", "png", "rgb24", "png", 3)
+    (jpeg,) = write_images(tmp_path / "other", "mjpeg", "yuvj420p", "jpg", 1)
+    Path(paths[2]).write_bytes(Path(jpeg).read_bytes())
+    seen: list[Progress] = []
+    with pytest.raises(LipSyncError, match=r"shot_0002\.png is JPEG inside, the first image PNG") as caught:
+        run("out", seen.append, images=tuple(paths), rate=Fraction(25))
+    assert caught.value.hint and not seen
 
 
 @pytest.mark.parametrize(
