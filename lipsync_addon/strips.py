@@ -67,6 +67,8 @@ class Record:
     """Source frames before the first one of the new media; of a still, timeline frames from its start to there."""
     rate: str
     """The media's frame rate, such as 24000/1001, when the strip plays at that; empty: one frame a timeline frame."""
+    tail: int = 0
+    """Source frames after the last one of the new media; 0 of a still."""
 
 
 @dataclass(frozen=True)
@@ -176,6 +178,16 @@ def original_name(strip: Any) -> str:
         return ""
     still = record.media.filenames[0] if len(record.media.filenames) == 1 else ""
     return _base(record.media.filepath or still or record.media.directory)
+
+
+def outgrown(strip: Any) -> bool:
+    """Whether a re-dubbed strip stands still at an end where its original would go on: it was made longer since."""
+    record = record_of(strip)
+    if record is None:
+        return False
+    still = len(record.media.filenames) == 1
+    ends = ((_left, record.head), (_right, record.tail))
+    return any(getattr(strip, offset) < -1 and (still or more > 0) for offset, more in ends)  # 1: rounded rates
 
 
 def collection_name(scene: bpy.types.Scene) -> str:
@@ -302,6 +314,7 @@ def swap(strip: Any, shot: Shot, output: str, images: tuple[str, ...] = ()) -> N
                 take=os.path.basename(output),
                 head=shot.head,
                 rate=str(shot.rate) if shot.adjusted else "",
+                tail=0 if shot.still else shot.frames - shot.head - shot.count,
             )
         )
     )
@@ -378,7 +391,8 @@ def record_of(strip: Any) -> Record | None:
     valid = (
         _plausible(record.media, strip.type)
         and _is_text(record.absolute, record.take, record.rate)
-        and type(record.head) is int
+        and type(record.head) is type(record.tail) is int
+        and record.tail >= 0
         and (record.head >= 0 or len(record.media.filenames) == 1)
         and Fraction(record.rate or 1) > 0
         and not (record.rate and record.media.filenames)

@@ -316,6 +316,7 @@ def test_a_movie_played_at_its_own_rate_shows_the_same_frames(cut, echo, tmp_pat
     begin = Fraction(cut.addon.strips.read(strip, cut.scene, "x").begin - 1) / timeline
     assert begin == job["start_frame"] / Fraction(media)
     assert cut.shown(first, end - 1, "after") == marked(pictures)
+    assert not cut.addon.strips.outgrown(strip)
     bpy.ops.lipsync.revert()
     assert cut.state(strip) == before
     assert cut.shown(first, end - 1, "reverted") == pictures
@@ -657,6 +658,38 @@ def test_time_changed_around_the_strip_is_refused_too(cut, echo, tmp_path):
     assert not cut.jobs(echo) and strip.filepath == str(clip)
 
 
+@pytest.mark.parametrize("kind", ["movie", "images", "still"])
+def test_a_strip_made_longer_than_its_new_media_is_noticed(cut, echo, tmp_path, kind):
+    """An edit rolled after the dub: the first or last picture stood still in the film, and nothing said so."""
+    if kind == "movie":
+        strip = cut.movie(footage.movie(tmp_path / "clip.mp4", 120))
+    else:
+        strip = cut.images(footage.images(tmp_path / "frames", 120 if kind == "images" else 1))
+    cut.trim(strip, 41, 81)
+    cut.speech()
+    outgrown = cut.addon.strips.outgrown
+    assert not outgrown(strip)
+    assert cut.redub() == {"FINISHED"} and not outgrown(strip)
+    for first, end in ((36, 81), (41, 86)):
+        cut.trim(strip, first, end)
+        assert outgrown(strip)
+    cut.trim(strip, 46, 71)
+    assert not outgrown(strip)
+    cut.trim(strip, 36, 86)
+    assert cut.redub() == {"FINISHED"} and not outgrown(strip)
+    cut.trim(strip, 1, 121)
+    assert outgrown(strip)
+    cut.addon.strips.revert(strip)
+    assert not outgrown(strip)
+
+
+def test_a_strip_longer_than_its_source_from_the_first_is_no_matter_of_the_dub(cut, echo, tmp_path):
+    strip = cut.movie(footage.movie(tmp_path / "clip.mp4", 30), start=11)
+    cut.trim(strip, 1, 61)
+    cut.speech()
+    assert cut.redub() == {"FINISHED"} and not cut.addon.strips.outgrown(strip)
+
+
 def test_a_scene_linked_from_another_file_is_refused(cut, echo, tmp_path):
     """Blender lets a script change linked strips, and forgets it with the next save: an hour's work gone."""
     import bpy
@@ -879,7 +912,7 @@ def test_a_log_that_cannot_be_written_is_one_sentence(cut, echo, tmp_path):
     [
         "not json", "[]", "{}", "null", 7,
         {"head": -1}, {"head": "1"}, {"head": True}, {"take": "other.mov"}, {"rate": "1/0"}, {"rate": "-3"},
-        {"extra": 1}, {"absolute": "a\0b"},
+        {"extra": 1}, {"tail": -1}, {"tail": "1"}, {"absolute": "a\0b"},
         {"media": {"filepath": "/etc/passwd"}}, {"media": {"filepath": "//clip.mp4", "stream": -1}},
         {"media": {"directory": "/etc", "filenames": ["passwd"]}}, {"media": {"filepath": ["//clip.mp4"]}},
     ],
