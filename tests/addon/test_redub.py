@@ -295,7 +295,14 @@ def test_a_talking_still_that_was_moved_and_made_longer_is_made_anew_and_goes_ba
 
 @pytest.mark.parametrize(
     ("media", "timeline", "first", "end"),
-    [(24, 25, 1, 126), (24, 25, 61, 101), (30, 25, 31, 81), (Fraction(30000, 1001), 25, 31, 81), (25, 50, 101, 201)],
+    [
+        (24, 25, 1, 126),
+        (24, 25, 61, 101),
+        (30, 25, 31, 81),
+        (Fraction(30000, 1001), 25, 31, 81),
+        (25, 50, 101, 201),
+        (Fraction(24000, 1001), 25, 31, 101),
+    ],
 )
 def test_a_movie_played_at_its_own_rate_shows_the_same_frames(cut, echo, tmp_path, media, timeline, first, end):
     """Added in the window to a timeline of another rate: neither the pictures nor the speech may slide."""
