@@ -70,8 +70,8 @@ class ChinMatch:
         if abs(self._running) * size < 0.25:
             return drawn
         at = ((np.arange(size) + 0.5) / size).astype(np.float32)
-        down = _ramp((at - v) / skin_above + 1)
-        across = _ramp((wide - np.abs(at - u)) / (wide - narrow))
+        down = compose.smoothstep((at - v) / skin_above + 1)
+        across = compose.smoothstep((wide - np.abs(at - u)) / (wide - narrow))
         first = int(np.clip((v - skin_above) * size, 0, size - 1))
         from_y = (at[first:, None] - np.float32(self._running) * down[first:, None] * across) * size - 0.5
         from_x = np.broadcast_to(at * size - 0.5, from_y.shape)
@@ -105,8 +105,3 @@ def _shift(source: np.ndarray, drawn: np.ndarray) -> float:
     best = int((alike - unlikely * np.square(shifts * step)).argmax())
     belief = np.clip((alike[best] - hardly) / (surely - hardly), 0, 1)
     return float(belief * shifts[best] * step)
-
-
-def _ramp(x: np.ndarray) -> np.ndarray:
-    x = np.clip(x, 0, 1)
-    return x * x * (3 - 2 * x)

@@ -132,17 +132,19 @@ def mask(
     area = cv2.resize(area, (width, height), interpolation=cv2.INTER_AREA)
     spread = max(feather * unit, 0.5)
     blurred = cv2.GaussianBlur(area.astype(np.float32) / 255, (0, 0), spread, borderType=cv2.BORDER_CONSTANT)
-    inside = np.clip(2 * blurred - 1, 0, 1)  # a straight edge blurs to one half on the edge itself
+    inside = 2 * blurred - 1  # a straight edge blurs to one half on the edge itself
     across, down = x + np.arange(width) + 0.5, y + np.arange(height)[:, None] + 0.5
     u = linear[0, 0] * across + linear[0, 1] * down + to_crop[0, 2]
     v = linear[1, 0] * across + linear[1, 1] * down + to_crop[1, 2]
     from_edge = np.minimum(np.minimum(u, 1 - u), np.minimum(v - generated_top, 1 - v))
-    alpha = _smoothstep(inside) * _smoothstep(np.clip(from_edge / (2 * feather), 0, 1))
+    alpha = smoothstep(inside) * smoothstep(from_edge / (2 * feather))
     alpha[alpha < 1 / 512] = 0  # too little to show in 8 bits: leave the sample alone
     return alpha.astype(np.float32)
 
 
-def _smoothstep(x: np.ndarray) -> np.ndarray:
+def smoothstep(x: np.ndarray) -> np.ndarray:
+    """0 up to 0, 1 from 1 on, and without a corner between."""
+    x = np.clip(x, 0, 1)
     return x * x * (3 - 2 * x)
 
 

@@ -140,21 +140,21 @@ class SilhouetteMatch:
         v = (np.arange(size) + 0.5) / size
         edge, lacking = (np.interp(v, rows, x).astype(np.float32)[:, None] for x in (edge, lacking))
         high, low = lips[:, 1].min() - above, lips[:, 1].max() + below
-        beside = _ramp((v - high) / fade + 1) * _ramp((low - v) / fade + 1) * share
+        beside = compose.smoothstep((v - high) / fade + 1) * compose.smoothstep((low - v) / fade + 1) * share
         beside = beside.astype(np.float32)[:, None]
         # only the columns that it concerns
         left, right = edge.min() - (give if side > 0 else 0.02), edge.max() + (give if side < 0 else 0.02)
         first, last = int(np.clip(left * size, 0, size - 1)), int(np.clip(np.ceil(right * size), 1, size))
         u = (np.arange(first, last, dtype=np.float32) + 0.5) / size
         inside = side * (edge - u)
-        from_x = (u - side * beside * lacking * _ramp(1 - inside / give)) * size - 0.5
+        from_x = (u - side * beside * lacking * compose.smoothstep(1 - inside / give)) * size - 0.5
         from_y = np.broadcast_to((v[:, None] * size - 0.5).astype(np.float32), from_x.shape)
         widened = mouth.copy()
         widened[:, first:last] = cv2.remap(mouth, from_x, from_y, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
         soft = max(1.0 / size, 0.006)
-        top = _ramp((v - compose.generated_top) / (2 * self._feather)).astype(np.float32)[:, None]
+        top = compose.smoothstep((v - compose.generated_top) / (2 * self._feather)).astype(np.float32)[:, None]
         reach = np.zeros((size, size), np.float32)
-        reach[:, first:last] = _ramp(inside / (2 * soft) + 0.25) * _ramp((depth - inside) / (depth / 2)) * beside * top
+        reach[:, first:last] = compose.smoothstep(inside / (2 * soft) + 0.25) * compose.smoothstep((depth - inside) / (depth / 2)) * beside * top
         return widened, reach
 
 
@@ -220,8 +220,3 @@ def _colours(picture: np.ndarray, across: np.ndarray) -> np.ndarray:
     down = np.broadcast_to(rows[:, None] * size - 0.5, across.shape)
     x, y = (across * size - 0.5).astype(np.float32), down.astype(np.float32)
     return cv2.remap(picture, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE).astype(np.float32)
-
-
-def _ramp(x: np.ndarray) -> np.ndarray:
-    x = np.clip(x, 0, 1)
-    return x * x * (3 - 2 * x)

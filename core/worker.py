@@ -117,6 +117,9 @@ def failure(error: BaseException) -> Failure:
     traceback.print_exception(error)
     if isinstance(error, OSError):
         return failure(refused(error))
+    if isinstance(error, ImportError):  # an environment half made, or without a library of the system
+        hint = "Check Runtime in the add-on's preferences says what is missing; install it as the README tells."
+        return Failure("LipSyncError", f"The runtime's packages cannot be loaded: {error}.", hint)
     return Failure(
         "Crash",
         f"The worker met an error nobody foresaw ({type(error).__name__}).",

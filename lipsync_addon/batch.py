@@ -245,16 +245,18 @@ class Batch:
         self._output = Path()
         found = [strip for scene in self._scenes() for strip in strips.find(scene, shot)]
         changed = False
-        try:
-            for strip in found:
+        kept = f"Its new media is {result.output}."
+        for strip in found:
+            try:
                 strips.swap(strip, shot, result.output, result.images)
                 changed = True
+            except errors.LipSyncError as e:
+                self.problems.append(f"{e} {kept} {e.hint}".strip())
+        if not found:
+            self.problems.append(f"The strip “{shot.name}” is gone or plays something else by now. {kept}")
+        if changed:
             notes = " ".join(result.warnings)
             self.done.append(f"{shot.name}: {result.changed} of {result.frames} frames have new lips. {notes}".strip())
-            if not found:
-                self.problems.append(f"The strip “{shot.name}” is gone. Its new media is {result.output}.")
-        except errors.LipSyncError as e:
-            self.problems.append(f"{e} {e.hint}".strip())
         self._next()
         return changed
 
@@ -287,8 +289,9 @@ class Batch:
             return
         for path in output.parent.glob(f".{glob.escape(output.name)}.*.part*"):
             _remove(path)
-        if self._made_folder and output.parent.is_dir() and not any(output.parent.iterdir()):
-            output.parent.rmdir()
+        if self._made_folder:
+            with suppress(OSError):  # something lies in it
+                output.parent.rmdir()
 
 
 def _remove(path: Path) -> None:

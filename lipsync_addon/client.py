@@ -36,15 +36,19 @@ class Worker:
         log: file that gets what the worker writes to stderr; replaced.
 
     Raises:
-        LipSyncError: the program cannot be started.
+        LipSyncError: the program cannot be started, or the log not be written.
     """
 
     def __init__(self, command: list[str], log: Path) -> None:
         self.log = log
         self._messages: queue.SimpleQueue[job.Message | None] = queue.SimpleQueue()
-        log.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with log.open("wb") as stderr:
+            log.parent.mkdir(parents=True, exist_ok=True)
+            output = log.open("wb")
+        except OSError as e:
+            raise errors.LipSyncError(f"The log {log} cannot be written: {e.strerror or e}.") from None
+        try:
+            with output as stderr:
                 self._process = subprocess.Popen(
                     command,
                     stdin=subprocess.PIPE,

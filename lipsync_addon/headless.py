@@ -117,16 +117,15 @@ def _revert_and_save(names: Sequence[str], scene_name: str, output: Path | None)
     try:
         _check_target(output)
         chosen = [s for s in _named(_scene(scene_name), names) if strips.record_of(s)]
-        for strip in chosen:
-            strips.refuse_locked(strip)
-        for strip in chosen:
-            strips.revert(strip)
-        if chosen:
+        done, problems = strips.revert_each(chosen)
+        if done:
             _save(output)
     except errors.LipSyncError as e:
         return _complain(e)
-    print(f"{len(chosen)} strip(s) play the original media again.")
-    return 0
+    print(f"{done} strip(s) play the original media again.")
+    for line in problems:
+        print(line, file=sys.stderr)
+    return 1 if problems else 0
 
 
 def _scene(name: str) -> bpy.types.Scene:

@@ -4,6 +4,7 @@
 
 import os
 import time
+import traceback
 from pathlib import Path
 
 import bpy
@@ -26,6 +27,24 @@ def report_error(operator: bpy.types.Operator, error: errors.LipSyncError) -> se
     return {"CANCELLED"}
 
 
+def rendering() -> bool:
+    """Whether Blender renders: a strip's media must not be taken away under its hands."""
+    return bpy.app.is_job_running("RENDER")
+
+
+def clear_status(context: bpy.types.Context) -> None:
+    """Takes our text off the status bar of every workspace: each has its own, and the user may have gone to another."""
+    for workspace in bpy.data.workspaces:
+        with context.temp_override(workspace=workspace):
+            workspace.status_text_set(None)
+
+
+@bpy.app.handlers.persistent
+def forget_messages(*_) -> None:
+    """Another file is opened: what the panel says about strips was about the old one's."""
+    messages.clear()
+
+
 def redraw(context: bpy.types.Context) -> None:
     """Has every sequencer drawn anew."""
     for window in context.window_manager.windows:
@@ -43,8 +62,8 @@ class LIPSYNC_OT_redub(bpy.types.Operator):
 
     @classmethod
     def poll(cls, context):
-        if running:
-            cls.poll_message_set("A re-dub is running")
+        if running or rendering():
+            cls.poll_message_set("A re-dub is running" if running else "A render is running")
             return False
         scene = strips.scene_of(context)
         if not (scene and scene.sequence_editor):
@@ -105,10 +124,20 @@ class LIPSYNC_OT_redub(bpy.types.Operator):
     def modal(self, context, event):
         assert running
         if event.type == "ESC" and event.value == "PRESS":
+            # While something plays or renders, that is what the key is to stop: not the work of an hour.
+            if rendering() or any(w.screen.is_animation_playing for w in context.window_manager.windows):
+                return {"PASS_THROUGH"}
             running.cancel()
-        elif event.type != "TIMER":
+        elif event.type != "TIMER" or rendering():
             return {"PASS_THROUGH"}
-        if running.step(0):
+        try:
+            changed = running.step(0)
+        except Exception as e:  # else no other re-dub could be begun until Blender is started anew
+            traceback.print_exception(e)
+            self.leave(context)
+            self.report({"ERROR"}, f"The re-dub ended by a fault in the add-on ({type(e).__name__}: {e}).")
+            return {"CANCELLED"}
+        if changed:
             # At once: without it the next undo would take the change away along with the step before.
             bpy.ops.ed.undo_push(message="Re-dub Strip")
         if running.running:
@@ -133,8 +162,8 @@ class LIPSYNC_OT_redub(bpy.types.Operator):
             running.close()
         running = None
         context.window_manager.event_timer_remove(self.timer)
-        if context.workspace:
-            context.workspace.status_text_set(None)
+        if context.workspace:  # not when Blender quits
+            clear_status(context)
 
 
 class LIPSYNC_OT_cancel(bpy.types.Operator):
@@ -171,16 +200,16 @@ class LIPSYNC_OT_revert(bpy.types.Operator):
             return report_error(
                 self, errors.LipSyncError("No re-dubbed strip is selected.", "Select a strip that was re-dubbed.")
             )
+        messages.clear()
         try:
-            for strip in chosen:
-                strips.refuse_locked(strip)
+            done, problems = strips.revert_each(chosen)
         except errors.LipSyncError as e:
             return report_error(self, e)
-        for strip in chosen:
-            strips.revert(strip)
-        messages.clear()
-        self.report({"INFO"}, f"{len(chosen)} strip(s) play the original media again.")
-        return {"FINISHED"}
+        if problems:
+            self.report({"WARNING"} if done else {"ERROR"}, " ".join(problems))
+        if done:
+            self.report({"INFO"}, f"{done} strip(s) play the original media again.")
+        return {"FINISHED"} if done else {"CANCELLED"}
 
 
 class LIPSYNC_OT_check_runtime(bpy.types.Operator):
@@ -268,8 +297,8 @@ class LIPSYNC_OT_install_runtime(bpy.types.Operator):
     def cancel(self, context):
         self.steps.close()
         context.window_manager.event_timer_remove(self.timer)
-        if context.workspace:
-            context.workspace.status_text_set(None)
+        if context.workspace:  # not when Blender quits
+            clear_status(context)
 
 
 classes = (
@@ -284,6 +313,7 @@ classes = (
 def register() -> None:
     for cls in classes:
         bpy.utils.register_class(cls)
+    bpy.app.handlers.load_post.append(forget_messages)
 
 
 def unregister() -> None:
@@ -291,5 +321,6 @@ def unregister() -> None:
     if running:
         running.close()
         running = None
+    bpy.app.handlers.load_post.remove(forget_messages)
     for cls in reversed(classes):
         bpy.utils.unregister_class(cls)

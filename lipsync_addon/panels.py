@@ -57,6 +57,9 @@ class LIPSYNC_PT_sequencer(bpy.types.Panel):
         row.operator("lipsync.revert", icon="LOOP_BACK")
         for strip in redubbed[:3]:
             _wrapped(context, layout, f"Original: {strips.original_name(strip)}", "FILE_MOVIE")
+            if strips.outgrown(strip):
+                text = f"“{strip.name}” is longer than its new media and stands still there. Re-dub it again."
+                _wrapped(context, layout.box(), text, "ERROR")
 
         try:
             preferences.find_python(context)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from math import ceil, floor
@@ -66,6 +67,8 @@ class Record:
     """Source frames before the first one of the new media; of a still, timeline frames from its start to there."""
     rate: str
     """The media's frame rate, such as 24000/1001, when the strip plays at that; empty: one frame a timeline frame."""
+    tail: int = 0
+    """Source frames after the last one of the new media; 0 of a still."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +79,8 @@ class Shot:
     key: str
     """Value of the strip's property `job_key` during the job."""
     media: Media
+    files: tuple[str, ...]
+    """Absolute paths of the media: what its relative ones lead to changes when the .blend is saved elsewhere."""
     frames: int
     """All source frames."""
     head: int
@@ -152,11 +157,16 @@ def locked(strip: Any) -> bool:
     return strip.lock or owner.channels[strip.channel].lock
 
 
-def refuse_locked(strip: Any) -> None:
+def refuse_unchangeable(strip: Any) -> None:
     """
     Raises:
-        LipSyncError: the strip is locked, itself or by its channel.
+        LipSyncError: the strip is locked, itself or by its channel, or lies in a scene of another file.
     """
+    if strip.id_data.library:  # Blender would let us change it and forget it all with the next save
+        raise errors.LipSyncError(
+            f"The scene “{strip.id_data.name}” is linked from {strip.id_data.library.name}.",
+            "Open that file, or make the scene local.",
+        )
     if locked(strip):
         raise errors.LipSyncError(f"The strip “{strip.name}” is locked.", "Unlock the strip and its channel.")
 
@@ -168,6 +178,16 @@ def original_name(strip: Any) -> str:
         return ""
     still = record.media.filenames[0] if len(record.media.filenames) == 1 else ""
     return _base(record.media.filepath or still or record.media.directory)
+
+
+def outgrown(strip: Any) -> bool:
+    """Whether a re-dubbed strip stands still at an end where its original would go on: it was made longer since."""
+    record = record_of(strip)
+    if record is None:
+        return False
+    still = len(record.media.filenames) == 1
+    ends = ((_left, record.head), (_right, record.tail))
+    return any(getattr(strip, offset) < -1 and (still or more > 0) for offset, more in ends)  # 1: rounded rates
 
 
 def collection_name(scene: bpy.types.Scene) -> str:
@@ -210,11 +230,11 @@ def read(strip: Any, scene: bpy.types.Scene, key: str) -> Shot:
 
     Raises:
         MediaError: the media is missing or unreadable.
-        LipSyncError: the strip is locked, or its time runs in a way that no speech can follow.
+        LipSyncError: the strip cannot be changed, or its time runs in a way that no speech can follow.
     """
-    _refuse_unsuitable(strip, scene)
+    _refuse_unsuitable(strip)
     record = record_of(strip)
-    media = _original(record) if record else media_of(strip)
+    media = _original(record, strip) if record else media_of(strip)
     if not _plausible(media, strip.type):
         raise errors.MediaError(
             f"The strip “{strip.name}” names its media in an unusual way.",
@@ -257,6 +277,7 @@ def read(strip: Any, scene: bpy.types.Scene, key: str) -> Shot:
         name=strip.name,
         key=key,
         media=media,
+        files=media.paths(),
         frames=frames,
         head=head,
         count=count,
@@ -275,21 +296,25 @@ def swap(strip: Any, shot: Shot, output: str, images: tuple[str, ...] = ()) -> N
         output: absolute path of the new movie, or of the folder of the new `images`.
 
     Raises:
-        MediaError: Blender cannot read the new media; the strip is as before.
+        MediaError: Blender cannot read the new media, or the original is gone; the strip is as before.
+        LipSyncError: the strip has been locked or retimed since it was read; it is as before.
     """
+    _refuse_unsuitable(strip)
     revert(strip)
-    named = shot.media.filepath or shot.media.directory
+    original = media_of(strip)  # as it is named now: the .blend may have been saved elsewhere since
+    named = original.filepath or original.directory
     take = _like(named, output)
     new = Media(directory=take, filenames=images) if images else Media(filepath=take)
     _set_media(strip, new, shot.head, shot.frames - shot.head - shot.count, shot.head * shot.timeline_rate / shot.rate)
     strip[record_key] = json.dumps(
         asdict(
             Record(
-                media=shot.media,
+                media=original,
                 absolute=_absolute(named),
                 take=os.path.basename(output),
                 head=shot.head,
                 rate=str(shot.rate) if shot.adjusted else "",
+                tail=0 if shot.still else shot.frames - shot.head - shot.count,
             )
         )
     )
@@ -302,11 +327,15 @@ def revert(strip: Any) -> bool:
     """Gives a re-dubbed strip its original media back; False if it has not been re-dubbed.
 
     The strip keeps its place and handles, also where the user has changed them since.
+
+    Raises:
+        MediaError: the original media is missing; the strip is as before.
     """
     record = record_of(strip)
     if record is None:
         return False
-    media = _original(record)
+    media = _original(record, strip)
+    _refuse_missing(media, strip.name)
     now = len(strip.elements) if media.filenames else 0
     shift = record.head / (Fraction(record.rate) / timeline_rate(strip.id_data) if record.rate else Fraction(1))
     _set_media(strip, media, -record.head, now + record.head - len(media.filenames), -shift)
@@ -317,14 +346,28 @@ def revert(strip: Any) -> bool:
 def find(scene: bpy.types.Scene, shot: Shot) -> list[Any]:
     """The strip of the shot, and its parts if the user has split it since; empty if it is gone.
 
-    An undo past the start of the job takes the mark off the strip; then the name and the media tell.
+    What the user has given other media meanwhile is not taken from them. An undo past the start of the job takes the
+    mark off the strip; then the name tells.
     """
-    marked = [s for s in all_strips(scene) if redubbable(s) and s.get(job_key) == shot.key]
-    return marked or [
-        s
-        for s in all_strips(scene)
-        if redubbable(s) and s.name == shot.name and shot.media in (media_of(s), getattr(record_of(s), "media", None))
-    ]
+    same = [s for s in all_strips(scene) if redubbable(s) and shot.files == _original_of(s).paths()]
+    return [s for s in same if s.get(job_key) == shot.key] or [s for s in same if s.name == shot.name]
+
+
+def revert_each(chosen: Sequence[Any]) -> tuple[int, list[str]]:
+    """Reverts strips; how many, and a sentence and a hint about each whose original is missing.
+
+    Raises:
+        LipSyncError: one of them cannot be changed; none was.
+    """
+    for strip in chosen:
+        refuse_unchangeable(strip)
+    done, problems = 0, []
+    for strip in chosen:
+        try:
+            done += revert(strip)
+        except errors.LipSyncError as e:
+            problems.append(f"{e} {e.hint}".strip())
+    return done, problems
 
 
 def record_of(strip: Any) -> Record | None:
@@ -348,7 +391,8 @@ def record_of(strip: Any) -> Record | None:
     valid = (
         _plausible(record.media, strip.type)
         and _is_text(record.absolute, record.take, record.rate)
-        and type(record.head) is int
+        and type(record.head) is type(record.tail) is int
+        and record.tail >= 0
         and (record.head >= 0 or len(record.media.filenames) == 1)
         and Fraction(record.rate or 1) > 0
         and not (record.rate and record.media.filenames)
@@ -381,16 +425,30 @@ def _plausible(media: Media, strip_type: str) -> bool:
     )
 
 
-def _original(record: Record) -> Media:
-    """The original media; by its absolute path where the relative one leads nowhere and the absolute one does."""
-    media = record.media
+def _original_of(strip: Any) -> Media:
+    record = record_of(strip)
+    return _original(record, strip) if record else media_of(strip)
+
+
+def _original(record: Record, strip: Any) -> Media:
+    """The original media; where its path leads nowhere, by the absolute path it had, or else above the new media.
+
+    The latter is where it lies after a project's folder was moved and the strip's path mended.
+    """
+    media, current = record.media, media_of(strip)
     named = media.filepath or media.directory
-    if os.path.exists(_absolute(named)) or not os.path.exists(record.absolute):
+    above = os.path.dirname(os.path.dirname(_absolute(current.filepath or current.directory.rstrip("/\\"))))
+    for path in (_absolute(named), record.absolute, os.path.join(above, _base(named))):
+        if os.path.exists(path):
+            break
+    else:
+        return media
+    if path == _absolute(named):
         return media
     if media.filepath:
-        known = os.path.splitext(record.absolute)[1].lower() in bpy.path.extensions_movie
-        return Media(filepath=record.absolute, stream=media.stream) if known else media
-    return Media(directory=record.absolute, filenames=media.filenames)
+        known = os.path.splitext(path)[1].lower() in bpy.path.extensions_movie
+        return Media(filepath=path, stream=media.stream) if known else media
+    return Media(directory=path, filenames=media.filenames)
 
 
 def _base(path: str) -> str:
@@ -412,24 +470,47 @@ def _like(named: str, path: str) -> str:
     return path
 
 
-def _refuse_unsuitable(strip: Any, scene: bpy.types.Scene) -> None:
-    name = f"The strip “{strip.name}”"
-    refuse_locked(strip)
-    if len(getattr(strip, "retiming_keys", ())):
-        raise errors.LipSyncError(
-            f"{name} is retimed, so its speech has no even pace.", "Reset its retiming, or render it to a movie first."
-        )
+def _refuse_unsuitable(strip: Any) -> None:
+    refuse_unchangeable(strip)
     if strip.type == "MOVIE" and strip.stream_index:
         raise errors.LipSyncError(
-            f"{name} plays a further video stream of its file.", "Copy that stream to a file of its own first."
+            f"The strip “{strip.name}” plays a further video stream of its file.",
+            "Copy that stream to a file of its own first.",
         )
-    if strip.use_reverse_frames:
-        raise errors.LipSyncError(f"{name} plays backwards.", "Turn Reverse Frames off, or render it to a movie first.")
-    for effect in all_strips(scene):
-        if effect.type == "SPEED" and effect.input_1 == strip:
+    for bearer in _bearers(strip):
+        name = f"The strip “{bearer.name}”"
+        if len(getattr(bearer, "retiming_keys", ())):
             raise errors.LipSyncError(
-                f"{name} is under the speed effect “{effect.name}”.", "Remove it, or render it to a movie first."
+                f"{name} is retimed, so its speech has no even pace.",
+                "Reset its retiming, or render it to a movie first.",
             )
+        if bearer.type in {"MOVIE", "IMAGE", "META"} and bearer.use_reverse_frames:
+            raise errors.LipSyncError(
+                f"{name} plays backwards.", "Turn Reverse Frames off, or render it to a movie first."
+            )
+        if bearer.type == "SPEED":
+            raise errors.LipSyncError(
+                f"The strip “{strip.name}” is under the speed effect “{bearer.name}”.",
+                "Remove it, or render it to a movie first.",
+            )
+
+
+def _bearers(strip: Any) -> list[Any]:
+    """The strip, the meta strips around it and the effects over any of these: all that may change its time."""
+    known = all_strips(strip.id_data)
+    bearers: list[Any] = [strip]
+    for bearer in bearers:  # grows meanwhile
+        over = [s for s in known if any(bearer == getattr(s, name, None) for name in ("input_1", "input_2"))]
+        bearers += [s for s in (bearer.parent_meta(), *over) if s and s not in bearers]
+    return bearers
+
+
+def _refuse_missing(media: Media, name: str) -> None:
+    missing = next((path for path in media.paths() if not os.path.isfile(path)), None)
+    if missing is not None:
+        raise errors.MediaError(
+            f"The media of the strip “{name}” is missing: {missing}.", "Put the file back, or choose another one."
+        )
 
 
 def _measure(media: Media, name: str) -> tuple[int, Fraction]:
@@ -437,11 +518,7 @@ def _measure(media: Media, name: str) -> tuple[int, Fraction]:
 
     Since 4.5 a strip tells its length in timeline frames only, so a movie is put into a scene of its own and asked.
     """
-    missing = next((path for path in media.paths() if not os.path.isfile(path)), None)
-    if missing is not None:
-        raise errors.MediaError(
-            f"The media of the strip “{name}” is missing: {missing}.", "Put the file back, or choose another one."
-        )
+    _refuse_missing(media, name)
     if not media.filepath:
         return len(media.filenames), Fraction(1)
     scene = bpy.data.scenes.new("lipsync")

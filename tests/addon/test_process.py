@@ -125,6 +125,20 @@ def test_a_process_that_is_no_worker_becomes_one_sentence(tmp_path, code, words)
         worker.close()
 
 
+def test_a_runtime_without_its_packages_says_which_one_it_lacks(tmp_path):
+    """The commonest mistake: some Python is named in the preferences. "Try again" would not help."""
+    venv.create(tmp_path / "bare", with_pip=False)
+    worker = client.Worker(runtime.command(runtime.own_python(tmp_path / "bare")), tmp_path / "worker.log")
+    try:
+        worker.send(job.RedubJob(speech="a.wav", output="b.mp4", video="c.mp4"))
+        assert isinstance(worker.receive(60), job.Hello)
+        answer = worker.receive(60)
+        assert isinstance(answer, job.Failure) and answer.kind != "Crash"
+        assert "cannot be loaded: No module named" in answer.message and "Check Runtime" in answer.hint
+    finally:
+        worker.close()
+
+
 def test_a_program_that_cannot_be_started_is_one_sentence(tmp_path):
     with pytest.raises(errors.LipSyncError, match="cannot be started"):
         client.Worker([str(tmp_path / "nothing")], tmp_path / "worker.log")

@@ -295,7 +295,14 @@ def test_a_talking_still_that_was_moved_and_made_longer_is_made_anew_and_goes_ba
 
 @pytest.mark.parametrize(
     ("media", "timeline", "first", "end"),
-    [(24, 25, 1, 126), (24, 25, 61, 101), (30, 25, 31, 81), (Fraction(30000, 1001), 25, 31, 81), (25, 50, 101, 201)],
+    [
+        (24, 25, 1, 126),
+        (24, 25, 61, 101),
+        (30, 25, 31, 81),
+        (Fraction(30000, 1001), 25, 31, 81),
+        (25, 50, 101, 201),
+        (Fraction(24000, 1001), 25, 31, 101),
+    ],
 )
 def test_a_movie_played_at_its_own_rate_shows_the_same_frames(cut, echo, tmp_path, media, timeline, first, end):
     """Added in the window to a timeline of another rate: neither the pictures nor the speech may slide."""
@@ -316,6 +323,7 @@ def test_a_movie_played_at_its_own_rate_shows_the_same_frames(cut, echo, tmp_pat
     begin = Fraction(cut.addon.strips.read(strip, cut.scene, "x").begin - 1) / timeline
     assert begin == job["start_frame"] / Fraction(media)
     assert cut.shown(first, end - 1, "after") == marked(pictures)
+    assert not cut.addon.strips.outgrown(strip)
     bpy.ops.lipsync.revert()
     assert cut.state(strip) == before
     assert cut.shown(first, end - 1, "reverted") == pictures
@@ -631,12 +639,287 @@ def test_a_retimed_or_speed_changed_strip_is_refused(cut, echo, tmp_path):
         cut.redub()
 
 
+def test_time_changed_around_the_strip_is_refused_too(cut, echo, tmp_path):
+    """A speed effect over the meta strip, or over another effect: the lips would follow speech of another moment."""
+    import bpy
+
+    clip = footage.movie(tmp_path / "clip.mp4", 60)
+    strip = cut.movie(clip)
+    cut.speech()
+    blur = cut.effect("GAUSSIAN_BLUR", strip)
+    cut.effect("SPEED", blur).channel = 4
+    with pytest.raises(RuntimeError, match="“shot” is under the speed effect"):
+        cut.redub()
+    cut.strips.remove(next(s for s in cut.addon.strips.all_strips(cut.scene) if s.type == "SPEED"))
+    cut.strips.remove(blur)
+    meta = cut.strips.new_meta(name="meta", channel=3, frame_start=1)
+    strip.move_to_meta(meta)
+    cut.trim(meta, 1, 61)
+    cut.effect("SPEED", meta)
+    (strip,) = [s for s in cut.addon.strips.all_strips(cut.scene) if s.type == "MOVIE"]
+    work = cut.addon.batch.Batch(cut.scene, [strip], cut.addon.preferences.settings(bpy.context))
+    assert not work.running and "“shot” is under the speed effect" in work.problems[0]
+    meta.use_reverse_frames = True
+    work = cut.addon.batch.Batch(cut.scene, [strip], cut.addon.preferences.settings(bpy.context))
+    assert not work.running and "“meta” plays backwards" in work.problems[0]
+    assert not cut.jobs(echo) and strip.filepath == str(clip)
+
+
+@pytest.mark.parametrize("kind", ["movie", "images", "still"])
+def test_a_strip_made_longer_than_its_new_media_is_noticed(cut, echo, tmp_path, kind):
+    """An edit rolled after the dub: the first or last picture stood still in the film, and nothing said so."""
+    if kind == "movie":
+        strip = cut.movie(footage.movie(tmp_path / "clip.mp4", 120))
+    else:
+        strip = cut.images(footage.images(tmp_path / "frames", 120 if kind == "images" else 1))
+    cut.trim(strip, 41, 81)
+    cut.speech()
+    outgrown = cut.addon.strips.outgrown
+    assert not outgrown(strip)
+    assert cut.redub() == {"FINISHED"} and not outgrown(strip)
+    for first, end in ((36, 81), (41, 86)):
+        cut.trim(strip, first, end)
+        assert outgrown(strip)
+    cut.trim(strip, 46, 71)
+    assert not outgrown(strip)
+    cut.trim(strip, 36, 86)
+    assert cut.redub() == {"FINISHED"} and not outgrown(strip)
+    cut.trim(strip, 1, 121)
+    assert outgrown(strip)
+    cut.addon.strips.revert(strip)
+    assert not outgrown(strip)
+
+
+def test_a_strip_longer_than_its_source_from_the_first_is_no_matter_of_the_dub(cut, echo, tmp_path):
+    strip = cut.movie(footage.movie(tmp_path / "clip.mp4", 30), start=11)
+    cut.trim(strip, 1, 61)
+    cut.speech()
+    assert cut.redub() == {"FINISHED"} and not cut.addon.strips.outgrown(strip)
+
+
+def test_a_scene_linked_from_another_file_is_refused(cut, echo, tmp_path):
+    """Blender lets a script change linked strips, and forgets it with the next save: an hour's work gone."""
+    import bpy
+
+    cut.movie(footage.movie(tmp_path / "clip.mp4", 30))
+    cut.speech()
+    cut.scene.name = "reel"
+    bpy.ops.wm.save_as_mainfile(filepath=str(tmp_path / "reel.blend"))
+    bpy.ops.wm.read_homefile(use_empty=True)
+    with bpy.data.libraries.load(str(tmp_path / "reel.blend"), link=True) as (_, wanted):
+        wanted.scenes = ["reel"]
+    scene = bpy.data.scenes["reel"]
+    strips = [s for s in cut.addon.strips.all_strips(scene) if s.type == "MOVIE"]
+    work = cut.addon.batch.Batch(scene, strips, cut.addon.preferences.settings(bpy.context))
+    assert not work.running and not cut.jobs(echo)
+    assert work.problems == ["The scene “reel” is linked from reel.blend. Open that file, or make the scene local."]
+
+
+def test_a_missing_original_keeps_the_dub_and_the_way_back(cut, echo, tmp_path):
+    """Reverting to media on an unplugged disk gave a pink strip and forgot the dub."""
+    import bpy
+
+    clip = footage.movie(tmp_path / "clip.mp4", 90)
+    strip = cut.movie(clip)
+    second = cut.movie(footage.movie(tmp_path / "second.mp4", 30), start=101, name="second")
+    cut.trim(strip, 31, 61)
+    cut.speech()
+    before = cut.state(strip)
+    cut.redub()
+    dubbed = cut.state(strip)
+    clip.rename(tmp_path / "elsewhere.mp4")
+    assert bpy.ops.lipsync.revert() == {"FINISHED"}  # the other one of the two
+    assert second.filepath == str(tmp_path / "second.mp4")
+    assert cut.state(strip) == dubbed and cut.addon.strips.record_of(strip)
+    with pytest.raises(RuntimeError, match=r"is missing: .*clip\.mp4"):
+        bpy.ops.lipsync.revert()
+    assert cut.state(strip) == dubbed
+    (tmp_path / "elsewhere.mp4").rename(clip)
+    assert bpy.ops.lipsync.revert() == {"FINISHED"}
+    assert cut.state(strip) == before
+
+
+def test_revert_after_the_whole_project_has_moved_to_another_disk(cut, echo, tmp_path):
+    """The editor mends the strips' absolute paths as with any footage; what our property says cannot be mended."""
+    import bpy
+
+    old, new = tmp_path / "old", tmp_path / "new"
+    old.mkdir()
+    strip = cut.movie(footage.movie(old / "clip.mp4", 90))
+    cut.trim(strip, 31, 61)
+    cut.speech()
+    cut.redub()
+    assert strip.filepath == str(old / "lipsync" / "clip_lipsync_001.mp4")
+    old.rename(new)
+    strip.filepath = str(new / "lipsync" / "clip_lipsync_001.mp4")
+    assert bpy.ops.lipsync.revert() == {"FINISHED"}
+    assert strip.filepath == str(new / "clip.mp4")
+    assert cut.shown(31, 60, "reverted") == list(range(30, 60))
+
+
+def test_other_media_chosen_during_the_job_are_not_replaced(cut, echo, tmp_path):
+    """The editor relinks the strip while the worker is busy: the dub of the old clip must not come over it."""
+    import bpy
+
+    other = footage.movie(tmp_path / "other.mp4", 60)
+    strip = cut.movie(footage.movie(tmp_path / "clip.mp4", 60))
+    cut.speech()
+    work = cut.addon.batch.Batch(cut.scene, [strip], cut.addon.preferences.settings(bpy.context))
+    strip.filepath = str(other)
+    while work.running:
+        work.step(0.05)
+    assert strip.filepath == str(other) and "lipsync" not in strip and not work.done
+    made = tmp_path / "lipsync" / "clip_lipsync_001.mp4"
+    assert work.problems == [f"The strip “shot” is gone or plays something else by now. Its new media is {made}."]
+    assert made.exists()
+
+
+def test_saving_into_another_folder_during_the_job_keeps_the_way_back(cut, echo, tmp_path):
+    """Relative paths then mean something else: the strip was not found, and its record would have led nowhere."""
+    import bpy
+
+    (tmp_path / "film").mkdir()
+    (tmp_path / "else" / "where").mkdir(parents=True)
+    bpy.ops.wm.save_as_mainfile(filepath=str(tmp_path / "film" / "a.blend"))
+    clip = footage.movie(tmp_path / "film" / "clip.mp4", 90)
+    strip = cut.movie(clip)
+    strip.filepath = "//clip.mp4"
+    cut.trim(strip, 31, 61)
+    cut.speech()
+    work = cut.addon.batch.Batch(cut.scene, [strip], cut.addon.preferences.settings(bpy.context))
+    bpy.ops.wm.save_as_mainfile(filepath=str(tmp_path / "else" / "where" / "b.blend"), relative_remap=True)
+    while work.running:
+        work.step(0.05)
+    assert work.done and not work.problems
+    assert cut.shown(31, 60, "dubbed") == marked(range(30, 60))
+    assert bpy.ops.lipsync.revert() == {"FINISHED"}
+    assert os.path.abspath(bpy.path.abspath(strip.filepath)) == str(clip)
+    assert cut.shown(31, 60, "reverted") == list(range(30, 60))
+
+
+def test_a_strip_retimed_during_the_job_keeps_its_pictures(cut, echo, tmp_path):
+    import bpy
+
+    clip = footage.movie(tmp_path / "clip.mp4", 120)
+    strip = cut.window_movie(clip, start=1)
+    cut.trim(strip, 41, 71)
+    cut.speech()
+    work = cut.addon.batch.Batch(cut.scene, [strip], cut.addon.preferences.settings(bpy.context))
+    window = bpy.context.window_manager.windows[0]
+    cut.editor.active_strip = strip
+    with bpy.context.temp_override(window=window, screen=window.screen, area=window.screen.areas[0]):
+        bpy.ops.sequencer.retiming_key_add(timeline_frame=50)
+    before = cut.shown(41, 70, "before")
+    while work.running:
+        work.step(0.05)
+    assert not work.done and "is retimed" in work.problems[0] and "Its new media is" in work.problems[0]
+    assert strip.filepath == str(clip) and cut.shown(41, 70, "after") == before
+
+
+class Window:
+    """What `modal` uses of Blender's window; a test has none."""
+
+    def __init__(self, playing=False):
+        from types import SimpleNamespace
+
+        self.playing, self.timers, self.workspace = playing, [], None
+        screen = SimpleNamespace(is_animation_playing=playing, areas=[])
+        self.window_manager = SimpleNamespace(
+            windows=[SimpleNamespace(screen=screen)], event_timer_remove=self.timers.append
+        )
+
+    def modal(self, operators, event):
+        """The answer of the running operator to an event, and what it has reported."""
+        from types import SimpleNamespace
+
+        cls, reports = operators.LIPSYNC_OT_redub, []
+        operator = SimpleNamespace(
+            timer="timer",
+            leave=lambda context: cls.leave(operator, context),
+            report=lambda kind, text: reports.append(text),
+        )
+        return cls.modal(operator, self, SimpleNamespace(type=event, value="PRESS")), reports
+
+
+class Work:
+    """A batch whose steps are counted."""
+
+    running, text, fraction, done, problems = True, "Working", 0.5, (), ()
+
+    def __init__(self, fault=None):
+        self.steps = self.cancels = self.closes = 0
+        self.fault = fault
+
+    def step(self, seconds):
+        self.steps += 1
+        if self.fault:
+            raise self.fault
+        return False
+
+    def cancel(self):
+        self.cancels += 1
+
+    def close(self):
+        self.closes += 1
+
+
+@pytest.mark.parametrize("busy", ["playing", "rendering"])
+def test_escape_stops_what_plays_or_renders_and_not_an_hours_work(addon, monkeypatch, busy):
+    monkeypatch.setattr(addon.operators, "rendering", lambda: busy == "rendering")
+    monkeypatch.setattr(addon.operators, "running", Work())
+    answer, _ = Window(playing=busy == "playing").modal(addon.operators, "ESC")
+    assert answer == {"PASS_THROUGH"} and addon.operators.running.cancels == 0
+
+
+def test_no_media_are_swapped_while_blender_renders(addon, monkeypatch):
+    """Half of the film would have other lips, and Blender may crash when it reads a movie that is taken away."""
+    monkeypatch.setattr(addon.operators, "running", work := Work())
+    monkeypatch.setattr(addon.operators, "rendering", lambda: True)
+    assert Window().modal(addon.operators, "TIMER")[0] == {"PASS_THROUGH"} and work.steps == 0
+    import bpy
+
+    bpy.context.scene.sequence_editor_create()
+    monkeypatch.setattr(addon.operators, "running", None)
+    assert not bpy.ops.lipsync.redub.poll()
+    monkeypatch.setattr(addon.operators, "rendering", lambda: False)
+    assert bpy.ops.lipsync.redub.poll()
+
+
+def test_a_fault_of_ours_does_not_lock_the_button_for_the_rest_of_the_day(addon, monkeypatch):
+    monkeypatch.setattr(addon.operators, "running", work := Work(OSError("the disk is gone")))
+    window = Window()
+    answer, reports = window.modal(addon.operators, "TIMER")
+    assert answer == {"CANCELLED"} and addon.operators.running is None
+    assert work.closes == 1 and window.timers == ["timer"] and "the disk is gone" in reports[0]
+
+
+def test_another_file_is_opened_without_the_last_ones_messages(addon, tmp_path):
+    import bpy
+
+    addon.operators.messages.append(("INFO", "shot: 30 of 30 frames have new lips."))
+    bpy.ops.wm.save_as_mainfile(filepath=str(tmp_path / "film.blend"))
+    assert addon.operators.messages
+    bpy.ops.wm.open_mainfile(filepath=str(tmp_path / "film.blend"))
+    assert not addon.operators.messages
+
+
+def test_a_log_that_cannot_be_written_is_one_sentence(cut, echo, tmp_path):
+    cut.movie(footage.movie(tmp_path / "clip.mp4", 30))
+    cut.speech()
+    folder = cut.addon.preferences.log_file("worker").parent
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    folder.write_text("a file in its place")
+    with pytest.raises(RuntimeError, match=r"The log .*worker\.log cannot be written") as caught:
+        cut.redub()
+    assert "Traceback" not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     "record",
     [
         "not json", "[]", "{}", "null", 7,
         {"head": -1}, {"head": "1"}, {"head": True}, {"take": "other.mov"}, {"rate": "1/0"}, {"rate": "-3"},
-        {"extra": 1}, {"absolute": "a\0b"},
+        {"extra": 1}, {"tail": -1}, {"tail": "1"}, {"absolute": "a\0b"},
         {"media": {"filepath": "/etc/passwd"}}, {"media": {"filepath": "//clip.mp4", "stream": -1}},
         {"media": {"directory": "/etc", "filenames": ["passwd"]}}, {"media": {"filepath": ["//clip.mp4"]}},
     ],
