@@ -12,6 +12,7 @@ import numpy as np
 from scipy.ndimage import gaussian_filter1d
 
 from . import compose, faces
+from .compose import smoothstep
 
 chin_point = 152
 lower_jaw = (172, 136, 150, 149, 176, 148, 152, 377, 400, 378, 379, 365, 397)
@@ -70,8 +71,8 @@ class ChinMatch:
         if abs(self._running) * size < 0.25:
             return drawn
         at = ((np.arange(size) + 0.5) / size).astype(np.float32)
-        down = compose.smoothstep((at - v) / skin_above + 1)
-        across = compose.smoothstep((wide - np.abs(at - u)) / (wide - narrow))
+        down = smoothstep((at - v) / skin_above + 1)
+        across = smoothstep((wide - np.abs(at - u)) / (wide - narrow))
         first = int(np.clip((v - skin_above) * size, 0, size - 1))
         from_y = (at[first:, None] - np.float32(self._running) * down[first:, None] * across) * size - 0.5
         from_x = np.broadcast_to(at * size - 0.5, from_y.shape)

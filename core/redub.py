@@ -21,7 +21,7 @@ import numpy as np
 from av import VideoFormat
 from scipy.ndimage import gaussian_filter1d
 
-from . import audio, compose, faces, media, mix, occlusion, people, provenance, reference, sync_mode, voice
+from . import audio, compose, faces, interlaced, media, mix, occlusion, people, provenance, reference, sync_mode, voice
 from .debug import Debug, check_folder
 from .engine import Engine
 from .errors import Cancelled, JobError, OutputError
@@ -137,6 +137,10 @@ def run(
         report(Progress(stage, frames, len(source) if stage == "lips" else shot.count))
 
     followed = _follow_faces(job, shot, speeches, engine, partial(done, "faces"))
+    if media.moments(shot.info) > 1 and interlaced.is_film(shot.info, shot.start, followed):
+        shot = replace(
+            shot, info=replace(shot.info, field_order=0)
+        )  # for painting; the output says what the source did
     dubs = []
     while followed:  # one at a time: their meshes are most of what grows with the clip
         dubs.append(_dub(job, shot, speeches[len(dubs)], followed.pop(0), source, engine, restorer, go_on))

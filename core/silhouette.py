@@ -14,6 +14,7 @@ import numpy as np
 from scipy.ndimage import gaussian_filter1d, median_filter
 
 from . import compose, faces
+from .compose import smoothstep
 from .faces.mesh import lips_outer
 
 rows = compose.generated_top + (np.arange(56) + 0.5) / 128
@@ -140,21 +141,23 @@ class SilhouetteMatch:
         v = (np.arange(size) + 0.5) / size
         edge, lacking = (np.interp(v, rows, x).astype(np.float32)[:, None] for x in (edge, lacking))
         high, low = lips[:, 1].min() - above, lips[:, 1].max() + below
-        beside = compose.smoothstep((v - high) / fade + 1) * compose.smoothstep((low - v) / fade + 1) * share
+        beside = smoothstep((v - high) / fade + 1) * smoothstep((low - v) / fade + 1) * share
         beside = beside.astype(np.float32)[:, None]
         # only the columns that it concerns
         left, right = edge.min() - (give if side > 0 else 0.02), edge.max() + (give if side < 0 else 0.02)
         first, last = int(np.clip(left * size, 0, size - 1)), int(np.clip(np.ceil(right * size), 1, size))
         u = (np.arange(first, last, dtype=np.float32) + 0.5) / size
         inside = side * (edge - u)
-        from_x = (u - side * beside * lacking * compose.smoothstep(1 - inside / give)) * size - 0.5
+        from_x = (u - side * beside * lacking * smoothstep(1 - inside / give)) * size - 0.5
         from_y = np.broadcast_to((v[:, None] * size - 0.5).astype(np.float32), from_x.shape)
         widened = mouth.copy()
         widened[:, first:last] = cv2.remap(mouth, from_x, from_y, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
         soft = max(1.0 / size, 0.006)
-        top = compose.smoothstep((v - compose.generated_top) / (2 * self._feather)).astype(np.float32)[:, None]
+        top = smoothstep((v - compose.generated_top) / (2 * self._feather)).astype(np.float32)[:, None]
         reach = np.zeros((size, size), np.float32)
-        reach[:, first:last] = compose.smoothstep(inside / (2 * soft) + 0.25) * compose.smoothstep((depth - inside) / (depth / 2)) * beside * top
+        reach[:, first:last] = (
+            smoothstep(inside / (2 * soft) + 0.25) * smoothstep((depth - inside) / (depth / 2)) * beside * top
+        )
         return widened, reach
 
 

@@ -75,6 +75,33 @@ def test_the_new_mouth_goes_along_with_the_face_from_field_to_field(
     assert min(moves) > stride / 2
 
 
+def test_film_that_is_sent_as_interlaced_keeps_one_mouth_a_frame(tmp_path: Path, tiny_model: Path) -> None:
+    """Most film on television: two mouths there, where the face is in one place, would be the comb we wish to avoid."""
+    soundfile.write(tmp_path / "nothing.wav", np.zeros(16000, np.float32), 16000)
+
+    def shown(number: int, width: int, height: int) -> np.ndarray:
+        return panned(2 * number, width, height)
+
+    film = write_movie(tmp_path / "film.mkv", frames, codec="ffv1", pixel_format="yuv422p", fields="tff", shown=shown)
+    job = RedubJob(
+        video=str(film),
+        speech=str(tmp_path / "nothing.wav"),
+        output=str(tmp_path / "new.mkv"),
+        model=str(tiny_model),
+        device="cpu",
+        quality="lossless",
+        silence="off",
+        in_front="ignore",
+    )
+    assert redub.run(job).changed == frames
+    progressive = write_movie(tmp_path / "same.mkv", frames, codec="ffv1", pixel_format="yuv422p", shown=shown)
+    redub.run(replace(job, video=str(progressive), output=str(tmp_path / "like.mkv")))
+    info, like = (media.probe(str(tmp_path / name)) for name in ("new.mkv", "like.mkv"))
+    assert media.moments(info) == 2, "the stream says of itself what the source's did"
+    for one, other in zip(media.read(info), media.read(like), strict=True):
+        assert (one.rgb() == other.rgb()).all()
+
+
 def fields_of(frame: media.Picture, info: media.SourceInfo) -> list[media.Field]:
     parts = media.split(frame, info)
     assert len(parts) == 2
