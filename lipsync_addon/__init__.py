@@ -7,15 +7,15 @@ Only `register` needs bpy, so that packaging and the tests' helpers can import t
 
 def register() -> None:
     """Adds the panels, operators, settings and the `lipsync` command to Blender."""
-    from . import headless, operators, panels, preferences, properties
+    from . import headless, operators, panels, people, pick, preferences, properties
 
-    for module in (properties, preferences, operators, panels, headless):
+    for module in (properties, people, preferences, operators, pick, panels, headless):
         module.register()
 
 
 def unregister() -> None:
     """Takes them away again and ends a running worker."""
-    from . import headless, operators, panels, preferences, properties
+    from . import headless, operators, panels, people, pick, preferences, properties
 
-    for module in (headless, panels, operators, preferences, properties):
+    for module in (headless, panels, pick, operators, preferences, people, properties):
         module.unregister()

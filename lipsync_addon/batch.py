@@ -22,7 +22,7 @@ from typing import Any
 
 import bpy
 
-from . import client, runtime, speech, strips
+from . import client, people, runtime, speech, strips
 from .shared import errors, job
 
 patience = 10
@@ -48,8 +48,8 @@ class Settings:
 @dataclass(frozen=True)
 class _Task:
     shot: strips.Shot
-    speech: Path
-    speech_start: Fraction
+    speeches: tuple[tuple[str, str, Fraction], ...]
+    """For each person the face, as in job.RedubJob, the sound file, and when it begins after the shot's first frame."""
 
 
 class Batch:
@@ -72,7 +72,6 @@ class Batch:
         self.cancelled = False
         self._scene = scene.session_uid
         self._settings = settings
-        self._face = scene.lipsync.face
         self._silence = scene.lipsync.silence
         self._mask, self._strength = scene.lipsync.mask, scene.lipsync.strength
         self._worker: client.Worker | None = None
@@ -90,13 +89,16 @@ class Batch:
         key = uuid.uuid4().hex
         try:
             shot = strips.read(strip, scene, key)
-            sound = Path(self._sounds.name, f"{key}.wav")
-            start = speech.mix(scene, shot, speech.over(scene, shot, named), sound)
+            speeches = []
+            for number, person in enumerate(people.of_strip(strip, scene.lipsync.face, named)):
+                sound = Path(self._sounds.name, f"{key}_{number}.wav")
+                start = speech.mix(scene, shot, speech.over(scene, shot, person.speech), sound)
+                speeches.append((person.face, str(sound), start))
         except errors.LipSyncError as e:
             self.problems.append(f"{e} {e.hint}".strip())
             return None
         strip[strips.job_key] = key
-        return _Task(shot, sound, start)
+        return _Task(shot, tuple(speeches))
 
     @property
     def running(self) -> bool:
@@ -173,16 +175,18 @@ class Batch:
         self.progress = job.Progress("faces", 0, shot.count)
         self._output = self._new_output(shot.media)
         paths = shot.media.paths()
+        (face, sound, start), *others = task.speeches
         request = job.RedubJob(
-            speech=str(task.speech),
+            speech=sound,
             output=str(self._output),
             video=paths[0] if shot.media.filepath else "",
             images=() if shot.media.filepath else paths,
             rate=shot.rate,
             start_frame=0 if shot.still else shot.head,
             frame_count=None if shot.still or shot.count == shot.frames else shot.count,
-            speech_start=task.speech_start,
-            face=self._face,
+            speech_start=start,
+            face=face,
+            others=tuple(others),
             silence=self._silence,
             sync_mode="loop" if shot.still else "cut_off",  # to the end of the speech, which ends with the strip
             mask=self._mask,

@@ -43,6 +43,10 @@ class LIPSYNC_PT_sequencer(bpy.types.Panel):
             small.active = False
             small.label(text="All sound over the strip")
         column.prop(scene.lipsync, "face")
+        active = strips.active(scene)
+        if active and active in chosen:
+            _draw_people(layout, scene, active, collection)
+        column = layout.column(align=True)
         column.prop(scene.lipsync, "silence")
         column.prop(scene.lipsync, "mask")
         column.prop(scene.lipsync, "strength")
@@ -71,6 +75,18 @@ class LIPSYNC_PT_sequencer(bpy.types.Panel):
             layout.label(text="Select a movie or image strip", icon="INFO")
         for icon, text in operators.messages:
             _wrapped(context, layout.box(), text, icon)
+
+
+def _draw_people(layout, scene, strip, collection: str) -> None:
+    """Who of a strip was picked, with what they say."""
+    column = layout.column()
+    for index, person in enumerate(strip.lipsync_people):
+        box = column.box().column(align=True)
+        row = box.row(align=True)
+        row.prop(person, "name", text="", icon="USER")
+        row.operator("lipsync.remove_person", text="", icon="X").index = index
+        box.prop_search(person, "speech", scene.sequence_editor, collection, text="", icon="SOUND")
+    column.operator("lipsync.pick_person", icon="EYEDROPPER")
 
 
 def _wrapped(context, layout, text: str, icon: str) -> None:

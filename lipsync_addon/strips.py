@@ -25,6 +25,9 @@ record_key = "lipsync"
 job_key = "lipsync_job"
 """Custom property of a strip while it is being re-dubbed: how to find it again, also after an undo or a rename."""
 
+strip_type = getattr(bpy.types, "Strip", None) or bpy.types.Sequence
+"""The class of all strips."""
+
 # Blender 5.2 renamed the times; the older names go in 6.0.
 _renamed = bpy.app.version >= (5, 2)
 _start, _left, _right, _skipped, _skipped_end = (

@@ -95,6 +95,24 @@ def addon(extension: Path) -> SimpleNamespace:
 
 
 @pytest.fixture
+def echo(tmp_path, monkeypatch):
+    """Folder in which the test worker leaves its jobs."""
+    folder = tmp_path / "echo"
+    folder.mkdir()
+    monkeypatch.setenv("ECHO_FOLDER", str(folder))
+    monkeypatch.setenv("ECHO_HELPERS", str(here))
+    return folder
+
+
+@pytest.fixture
+def cut(addon, tmp_path):
+    """An empty 25 fps timeline and helpers to put strips on it."""
+    from timeline import Cut
+
+    return Cut(addon, tmp_path)
+
+
+@pytest.fixture
 def real_addon(extension: Path) -> SimpleNamespace:
     """The installed and enabled extension's modules, with the real worker."""
     return install(extension)
@@ -112,6 +130,7 @@ def install(extension: Path) -> SimpleNamespace:
         "headless",
         "operators",
         "panels",
+        "people",
         "preferences",
         "runtime",
         "shared",
