@@ -23,8 +23,8 @@ like the lips it has seen most.
 """
 kinds, reddest = 5, 0.35
 """Steps from grey to the reddest paint, as the part that red is ahead of green: teeth, skin and lips stand apart."""
-enough = 0.005
-"""Weight of the trusted reference at which half of its colour is taken."""
+enough, most = 0.005, 3.0
+"""Light of the trusted reference, weighted, at which half of its factor is taken; and the largest factor."""
 at_once = 4
 """Pictures larger than the net's that are warped together: sixteen need 200 MB more, and no less time."""
 
@@ -67,18 +67,20 @@ def _warped(answer: Tensor, reference: Tensor, finished: bool) -> Tensor:
 
 
 def _in_tune(colour: Tensor, moved: Tensor, weight: Tensor) -> Tensor:
-    """`colour` (B, 3, S, S) with what `moved` has more at places around that are as red, as far as it has `weight`.
+    """`colour` (B, 3, S, S) times what `moved` is of it at places around that are as red, as far as it has `weight`.
 
     A bilateral grid. What must be covered, as teeth by lips, is painted as what covers it, and is there not trusted.
+    A factor, not a difference: the dark of an open mouth is as red as lips, and must not get the light that they lack.
     """
     red, green = F.avg_pool2d(colour[:, :2], 3, 1, 1, count_include_pad=False).split(1, 1)
     kind = ((red - green) / (red + green + 0.1) * (kinds / reddest)).clamp(0, kinds)
     numbers = torch.arange(kinds + 1, device=colour.device)[:, None, None]
     member = (1 - (kind - numbers).abs()).clamp(min=0)  # (B, kinds + 1, S, S), in all 1 at each place
-    lacking = torch.cat([moved - colour, torch.ones_like(kind)], 1)
-    grid = ((member * weight)[:, :, None] * lacking[:, None]).flatten(1, 2)
+    both = torch.cat([moved, colour], 1)
+    grid = ((member * weight)[:, :, None] * both[:, None]).flatten(1, 2)
     grid = F.avg_pool2d(grid, cell)
     for _ in range(3):
         grid = F.avg_pool2d(grid, around, 1, around // 2, count_include_pad=False)
-    grid = F.interpolate(grid, colour.shape[-2:], mode="bilinear", align_corners=False).unflatten(1, (-1, 4))
-    return (colour + (member[:, :, None] * grid[:, :, :3] / (grid[:, :, 3:] + enough)).sum(1)).clamp(0, 1)
+    grid = F.interpolate(grid, colour.shape[-2:], mode="bilinear", align_corners=False).unflatten(1, (-1, 6))
+    theirs, own = ((member[:, :, None] * part).sum(1) + enough for part in (grid[:, :, :3], grid[:, :, 3:]))
+    return (colour * (theirs / own).clamp(1 / most, most)).clamp(0, 1)
