@@ -42,9 +42,13 @@ class LIPSYNC_PT_sequencer(bpy.types.Panel):
             small = column.column()
             small.active = False
             small.label(text="All sound over the strip")
-        column.prop(scene.lipsync, "face")
         active = strips.active(scene)
-        if active and active in chosen:
+        if active not in chosen:
+            active = None
+        row = column.row()
+        row.active = not (active and len(active.lipsync_people))
+        row.prop(scene.lipsync, "face")
+        if active:
             _draw_people(layout, scene, active, collection)
         column = layout.column(align=True)
         column.prop(scene.lipsync, "silence")
