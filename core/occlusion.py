@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What is in front of a mouth: hands, by MediaPipe's hand model, and anything else that does not look like the face.
 
-The face's aligned crop is compared, cell by cell, with how it looks in most frames of the shot. What stays before the
-mouth through most of a shot becomes part of that look and is not told apart.
+The face's aligned crop is compared, cell by cell, with how it looks in the shot's frames whose chin is most like its
+cheeks. What stays before the mouth through all of a shot becomes part of that look and is not told apart.
 """
 
 from __future__ import annotations
@@ -24,8 +24,10 @@ top = 10
 """First row of cells that is compared: the new lips lie below."""
 fewest = 12
 """Frames of a shot, with the head turned alike, below which nothing is usual in them."""
-alike_turn = 10.0
-"""Degrees: a step in which heads are turned alike, together with the steps beside it."""
+alike_turn, least_alike = 10.0, 3
+"""Degrees: a step in which heads are turned alike, together with the steps beside it, or with more of them to either
+side where those show too little of the face.
+"""
 spread_floor = np.array([8, 3, 3], np.float32)
 """Least usual spread of a cell's Y, Cb and Cr, in levels: compression alone moves them by some."""
 clear = np.array([20, 6, 6], np.float32)
@@ -38,9 +40,13 @@ cheek_rows = 5
 """Rows of cells from `top` in which a mask has cheeks only."""
 chin_room = 10.0
 """Levels of Cb and Cr that the colours of one bare face's cheeks and chin may differ by more than usual."""
+chin_light = 2.5
+"""Levels of Y that count there as one: a face has its own shadows."""
 strong, weak = (3.0, 1.8), (2.0, 1.2)
 """How many usual spreads, and how many clear differences, a cell is away that is surely hidden, and one beside such
 a cell."""
+like_until = 1.5
+"""How many clear differences a cell before the lips may be from what is before the face beside them."""
 around_from = 0.15
 seen_from, seen_until = 0.13, 0.03
 """Parts of the mouth's surroundings, or of the lower face, from which something is before the face, and the part of the
@@ -143,7 +149,9 @@ class Watch:
         there = _lasting(seen, max(2, round(shortest * self._rate)))
         if not there.any():
             return there
-        area = np.where(face > 0, _grown(told, np.maximum(surely, maybe)), 0) * there[:, None, None]
+        before_lips = self._like_told(frames, told) * (lips > 0)
+        area = np.where(face > 0, _grown(told, np.maximum.reduce([surely, maybe, before_lips])), 0)
+        area *= there[:, None, None]
         area = np.maximum(area, hands * _near(there)[:, None, None])
         # A little longer than it is seen, on either side, and smooth: what comes or goes must not flicker.
         area = gaussian_filter1d(maximum_filter1d(area, 3, axis=0), 1.0, axis=0, mode="nearest")
@@ -154,6 +162,16 @@ class Watch:
                 fronts[int(frame)] = whole
         hidden = hysteresis(share * there, hidden_from, hidden_until)
         return ~_lasting(~hidden, max(2, round(joined * self._rate)), inner=True)
+
+    def _like_told(self, frames: np.ndarray, told: np.ndarray) -> np.ndarray:
+        """Which cells of the frames have the colour of what is told to be before the face; (m, rows, cells)."""
+        like = np.zeros_like(told)
+        for i, some in enumerate(told > 0):
+            if some.any():
+                looks = self._looks[frames[i]].astype(np.float32)
+                apart = (looks - np.median(looks[some], axis=0)) / clear
+                like[i] = np.square(apart).sum(-1) < like_until**2
+        return like
 
     def _covered(self, covered: np.ndarray, area: np.ndarray) -> np.ndarray:
         """(m,) part of an area that is covered, but not by what shows in single frames only, as in a quick turn."""
@@ -166,9 +184,11 @@ class Watch:
         known = self._uncovered(shot)
         turns, known_turns = (np.rint(self._turn[part] / alike_turn) for part in (frames, known))
         for turn in np.unique(turns):
-            usual = self._looks[known[np.abs(known_turns - turn) <= 1]].astype(np.float32)
-            if len(usual) < fewest:
+            reaches = (known[np.abs(known_turns - turn) <= steps] for steps in range(1, least_alike + 1))
+            alike = next((part for part in reaches if len(part) >= fewest), None)
+            if alike is None:
                 continue
+            usual = self._looks[alike].astype(np.float32)
             middle = np.median(usual, axis=0)
             spread = np.median(np.abs(usual - middle), axis=0) * 1.4826
             here = turns == turn
@@ -199,13 +219,13 @@ class Watch:
     def _uncovered(self, shot: np.ndarray) -> np.ndarray:
         """The frames of a shot that tell how the face looks.
 
-        No hands are seen in them, and the chin is nearly as like the cheeks in colour as it ever is.
+        No hands are seen in them, and the chin is nearly as like the cheeks as it ever is.
         """
         bare = np.array([frame for frame in shot if int(frame) not in self._hands], int)
         bare = bare if len(bare) >= fewest // 2 else shot
-        looks = self._looks[bare, 8:, cells // 3 : 2 * cells // 3, 1:].astype(np.float32)
-        chin = np.median(looks.reshape(len(bare), -1, 2), axis=1)
-        apart = np.linalg.norm(chin - self._cheeks(bare)[:, 1:], axis=1)
+        looks = self._looks[bare, 8:, cells // 3 : 2 * cells // 3].astype(np.float32)
+        chin = np.median(looks.reshape(len(bare), -1, 3), axis=1)
+        apart = np.linalg.norm((chin - self._cheeks(bare)) / (chin_light, 1, 1), axis=1)
         alike = bare[apart <= np.quantile(apart, 0.15) + chin_room]
         return alike if len(alike) >= fewest // 2 else bare
 
