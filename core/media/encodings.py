@@ -169,9 +169,9 @@ def _hevc(info: SourceInfo) -> Encoding | None:
 
 
 def _h264(info: SourceInfo, lossless: bool) -> Encoding | None:
-    # At this rate even the grainiest frame keeps its RGB within half a level on average, also with a quick preset.
+    # At this rate grainy footage too keeps its RGB within half a level on average, also with a quick preset.
     # B-frames would only slow down a sequencer that seeks all the time.
-    options = {"preset": "superfast", "bf": "0", **({"qp": "0"} if lossless else {"crf": "2"})}
+    options = {"preset": "superfast", "bf": "0", **({"qp": "0"} if lossless else {"crf": "1"})}
     layout = info.pixel_format.replace("yuvj", "yuv")
     if layout in ("gbrp", "rgb24", "bgr24"):
         return Encoding("libx264rgb", "rgb24", options, (".mp4", ".mov", ".mkv"))
