@@ -169,6 +169,11 @@ class ColourMatch:
     frames, and what the old mouth does to its cheeks trembles less in the new picture than in the old."""
     most_difference, most_shift = 15.0, 15.0
     """Levels: a larger difference at one place is a contour; a larger one of the whole skin is no skin."""
+    pace_of_tint, tint_side, tint_spread = 0.15, 48, 0.1
+    """Share of a new frame in the running tints of the skin's parts; pixels of the crop on which they are measured; and
+    standard deviation in crop units over which they are averaged: skin between them, and lips, get what is around."""
+    most_tint, enough_skin = 25.0, 0.02
+    """Levels of Cb and Cr by which a part may change; and share of skin around at which half of it is believed."""
 
     def __init__(self) -> None:
         self.restart()
@@ -176,6 +181,7 @@ class ColourMatch:
     def restart(self) -> None:
         self._running: np.ndarray | None = None
         self._light: np.ndarray | None = None
+        self._tint: np.ndarray | None = None
 
     def match(self, generated: np.ndarray, source: np.ndarray, skin: np.ndarray) -> np.ndarray:
         """`generated` (s, s, 3) uint8 corrected to `source` (s, s, 3) uint8, both measured where `skin` (s, s) is true.
@@ -202,7 +208,26 @@ class ColourMatch:
             self._light = _towards(self._light, light, self.pace_of_light)
             lacking = np.clip(wanted - matched[::step, ::step][few], -self.most_difference, self.most_difference)
             matched += np.clip(self._light - light + lacking.mean(axis=0), -self.most_shift, self.most_shift)
+            now = self._tints(matched, source, skin)
+            self._tint = _towards(self._tint, now, self.pace_of_tint)
+        if self._tint is not None:
+            matched += cv2.resize(self._tint, skin.shape, interpolation=cv2.INTER_LINEAR) @ to_rgb[:, 1:].T
         return np.clip(matched, 0, 255).astype(np.float32)
+
+    def _tints(self, matched: np.ndarray, source: np.ndarray, skin: np.ndarray) -> np.ndarray:
+        """(k, k, 2) Cb and Cr that a picture (s, s, 3) lacks in each part of its skin, and around it.
+
+        A net paints one cheek in the other's light when it has seen only one of them.
+        """
+        side = self.tint_side
+        weight = cv2.resize(skin.astype(np.float32), (side, side), interpolation=cv2.INTER_AREA)
+        few, wanted = (
+            cv2.resize(p.astype(np.float32), (side, side), interpolation=cv2.INTER_AREA) for p in (matched, source)
+        )
+        lacking = np.clip((wanted - few) @ to_ycc[1:].T, -self.most_tint, self.most_tint)
+        width = (0, 0), self.tint_spread * side
+        sums = cv2.GaussianBlur(np.dstack([lacking * weight[..., None], weight]).astype(np.float32), *width)
+        return sums[..., :2] / (sums[..., 2:] + self.enough_skin)
 
 
 class EdgeMatch:

@@ -118,6 +118,25 @@ def test_a_pale_dim_mouth_gets_the_light_and_tint_of_its_face() -> None:
     assert after < 1
 
 
+def test_a_cheek_of_another_tint_gets_its_own_back_and_the_rest_does_not_pay_for_it() -> None:
+    """A net that has seen one cheek only paints the other in its light: one mean for both made blue lips of it."""
+    source, skin = portrait(), compose.skin(face, lips, 96)
+    orange = np.zeros((96, 96, 3))
+    orange[:, 48:] = (14, 2, -22)
+    generated = np.clip(source + cv2.GaussianBlur(orange, (0, 0), 5), 0, 255).astype(np.uint8)
+    match = compose.ColourMatch()
+    for _ in range(12):
+        matched = match.match(generated, source, skin)
+    for side in (np.s_[:, :40], np.s_[:, 56:]):
+        before, after = (
+            np.abs(((p.astype(float) - source) @ compose.to_ycc[1:].T)[side][skin[side]].mean(axis=0)).max()
+            for p in (generated, matched)
+        )
+        assert after < 2 and after <= max(before / 4, 2)
+    left_lips = np.s_[60:72, 40:46]
+    assert np.abs(((matched - source) @ compose.to_ycc[1:].T)[left_lips].mean((0, 1))).max() < 3
+
+
 def test_what_the_mouth_does_has_no_say_in_the_colour_of_the_skin() -> None:
     """Else the cheeks would darken whenever the mouth opens."""
     source = portrait()
