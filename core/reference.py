@@ -37,6 +37,11 @@ one_pose = 0.08
 fewest = 25
 """Frames that a pose must last to get a reference of its own: in a shorter one the reference would be a close neighbour
 of every frame, with the very lips that are to be replaced."""
+lonely, fewest_lonely = 0.25, 8
+"""Distance from all other references, a turn of about 28 degrees, from which a pose that lasts so many frames gets one
+with any lips: what is bent that far no longer looks like a mouth."""
+looks = 24
+"""Groups of like frames that are looked at for poses: each takes time."""
 size_weight = 0.12
 """Distance between two poses of which one shows the face twice as large."""
 stay = 0.03
@@ -89,8 +94,8 @@ def candidates(track: faces.Track, shot: int) -> list[list[list[int]]]:
     """For each pose of one shot, and each opening of its lips, the frames, rising, that suit best.
 
     The sharpest crop of such frames is a reference. The usual pose comes first; others follow where at least `fewest`
-    frames are further than `one_pose` from those before. In each pose the usual opening comes first, then shut lips, if
-    there are any.
+    frames are further than `one_pose` from those before, or `fewest_lonely` further than `lonely`. In each pose the
+    usual opening comes first, then shut lips, if there are any.
 
     Args:
         track: the face through all frames.
@@ -131,16 +136,21 @@ def _poses(poses: np.ndarray, opening: np.ndarray) -> list[tuple[np.ndarray, np.
     alike = np.linalg.norm(poses - usual, axis=1) <= one_pose
     far = ~alike
     found = [(usual, np.flatnonzero(alike), np.flatnonzero(alike))]
-    while len(found) < most_poses and far.sum() >= fewest:
+    for _ in range(looks):
+        if len(found) == most_poses or far.sum() < fewest_lonely:
+            break
         some = poses[far][:: 1 + int(far.sum()) // 256]
         near = np.linalg.norm(poses[far][None] - some[:, None], axis=2) <= one_pose
         centre = some[near.sum(axis=1).argmax()]
         alike = far & (np.linalg.norm(poses - centre, axis=1) <= one_pose)
-        if alike.sum() < fewest:
-            break
         far &= ~alike
+        is_lonely = min(np.linalg.norm(centre - other) for other, _, _ in found) > lonely
+        if alike.sum() < (fewest_lonely if is_lonely else fewest):
+            continue
         # half open at least: teeth that nobody has seen look worse than a bent cheek
         open_ones = np.flatnonzero(alike & (opening >= wanted / 2))
+        if len(open_ones) < candidate_count and is_lonely:
+            open_ones = np.flatnonzero(alike)
         if len(open_ones) >= candidate_count:
             found.append((centre, np.flatnonzero(alike), open_ones))
     if len(found) == 1:

@@ -93,16 +93,33 @@ def test_a_face_that_comes_near_has_a_reference_from_near() -> None:
 
 def test_a_pose_of_a_moment_has_no_reference_of_its_own() -> None:
     """All its frames would be close neighbours of the reference: it would show the lips that are to be replaced."""
-    yaw = np.repeat([0.0, 0.3, 0.0], [100, reference.fewest - 1, 100])
+    yaw = np.repeat([0.0, 0.22, 0.0], [100, reference.fewest - 1, 100])
     assert len(opened(made_track(yaw, talking(len(yaw))))) == 1
 
 
 def test_a_pose_with_closed_lips_has_no_reference_of_its_own() -> None:
     """It has no teeth to show: the net would have to invent them."""
-    yaw = np.repeat([0.0, 0.3], [150, 60])
+    yaw = np.repeat([0.0, 0.22], [150, 60])
     opening = talking(210)
     opening[150:] = 0
     assert len(opened(made_track(yaw, opening))) == 1
+
+
+@pytest.mark.parametrize("lips", ["talking", "shut"])
+def test_a_head_that_turns_far_away_for_a_moment_has_a_reference_of_that_moment(lips: str) -> None:
+    """A profile bent into a face that looks at us is a smear in the colours of what was behind the profile."""
+    yaw = np.repeat([0.0, 0.4, 0.0, -0.4, 0.0], [100, 10, 100, reference.fewest_lonely - 1, 100])
+    opening = talking(len(yaw))
+    if lips == "shut":
+        opening[100:110] = 0
+    found = opened(made_track(yaw, opening))
+    assert [{float(yaw[frame]) for frame in frames} for frames in found] == [{0.0}, {0.4}]
+
+
+def test_steps_on_the_way_of_a_turn_are_no_poses() -> None:
+    """Each would be a neighbour of its own frames."""
+    yaw = np.concatenate([np.zeros(110), np.linspace(0, 0.5, 40), np.full(60, 0.5)])
+    assert len(opened(made_track(yaw, talking(len(yaw))))) == 2
 
 
 def test_between_two_poses_nobody_looks_for_a_third() -> None:
