@@ -27,7 +27,10 @@ import numpy as np
 import torch
 
 from core import audio, redub
+from core.engine import Engine
 from core.job import RedubJob
+from core.nets import lipcode
+from core.nets.checkpoint import save_net
 from core.nets.generator import Generator
 
 repository = Path(__file__).resolve().parent.parent
@@ -88,13 +91,26 @@ def _side_by_side(contestants: dict[str, Callable[[], object]]) -> dict[str, flo
 
 
 def _generators(wav2lip: Path | None, device: torch.device) -> dict[str, object]:
-    """Forward passes of untrained generators in fp32: speed does not depend on the weights."""
+    """A batch through untrained nets, whose speed does not depend on their weights, and through the bundled model.
+
+    Ours are the paper's network at full size: alone in fp32, and as the tool runs it (core.engine: from bytes to bytes,
+    in the precision that the device is good at). Wav2Lip's inference.py runs its net in fp32.
+    """
     face = torch.rand(batch_size, 6, 96, 96, device=device)
     mel = torch.rand(batch_size, 1, 80, 16, device=device) * 8 - 4
-    ours = Generator().to(device).eval()
+    pixels = np.random.default_rng(0).integers(0, 256, (batch_size, 96, 96, 3), np.uint8)
+    net = Generator().eval()
+    with tempfile.TemporaryDirectory() as folder:
+        saved = Path(folder) / "untrained.safetensors"
+        save_net(saved, net, {})
+        engine = Engine(str(saved), str(device))
+    bundled = Engine(device=str(device))
+    shapes = np.zeros((batch_size, lipcode.shape_size), np.float32)
+    windows = mel[:, 0].cpu().numpy()
     rival = _wav2lip_generator(wav2lip).to(device).eval() if wav2lip else None
+    net.to(device)
 
-    def run(forward: Callable[[], torch.Tensor]) -> Callable[[], object]:
+    def run(forward: Callable[[], object]) -> Callable[[], object]:
         def call() -> None:
             with torch.inference_mode():
                 forward()
@@ -103,17 +119,22 @@ def _generators(wav2lip: Path | None, device: torch.device) -> dict[str, object]
 
         return call
 
-    contestants = {"ours": run(lambda: ours(face, mel))}
+    contestants = {
+        "ours, fp32": run(lambda: net(face, mel)),
+        "ours, as the tool runs it": run(lambda: engine.generate(pixels, pixels, windows)),
+        "bundled model, as the tool runs it": run(lambda: bundled.generate(pixels, pixels, shapes)),
+    }
     if rival is not None:
-        contestants["wav2lip"] = run(lambda: rival(mel, face))
+        contestants["Wav2Lip, fp32"] = run(lambda: rival(mel, face))
     seconds = _side_by_side(contestants)
     result: dict[str, object] = {
         "batch": batch_size,
         "frames_per_second": {name: batch_size / value for name, value in seconds.items()},
-        "parameters": {"ours": _parameters(ours)} | ({"wav2lip": _parameters(rival)} if rival is not None else {}),
+        "parameters": {"ours": _parameters(net)} | ({"Wav2Lip": _parameters(rival)} if rival is not None else {}),
     }
     if rival is not None:
-        result["times_wav2lip"] = seconds["wav2lip"] / seconds["ours"]
+        theirs = seconds.pop("Wav2Lip, fp32")
+        result["times_wav2lip"] = {name: theirs / value for name, value in seconds.items()}
     return result
 
 
@@ -213,12 +234,9 @@ def _print(report: dict[str, dict]) -> None:
     machine, generator, mel, whole = (report[name] for name in ("machine", "generator", "mel", "redub"))
     print(f"{machine['processor']}, {machine['cores']} cores, {machine['device']}, torch {machine['torch']}", end=", ")
     print(f"{machine['torch_threads']} threads, load at the start {machine['load']}")
-    rows = [
-        (f"generator, {name}, fp32, batch {batch_size}", f"{speed:.1f} frames/s")
-        for name, speed in generator["frames_per_second"].items()
-    ]
+    rows = [(f"generator, {name}", f"{speed:.1f} frames/s") for name, speed in generator["frames_per_second"].items()]
     if "times_wav2lip" in generator:
-        rows.append(("  ours against Wav2Lip's", f"{generator['times_wav2lip']:.2f} times as fast"))
+        rows += [(f"  {name}", f"{times:.2f} times Wav2Lip's") for name, times in generator["times_wav2lip"].items()]
     else:
         rows.append(("  against Wav2Lip's", "not measured: give WAV2LIP=/path/to/its/checkout"))
     rows += _training_rows(report["training"])

@@ -121,22 +121,23 @@ class Engine:
             ) from None
 
     def _generate(self, faces: np.ndarray, references: np.ndarray, heard: np.ndarray) -> np.ndarray:
-        factor = faces.shape[1] // self.image_size
+        size, own_size = faces.shape[1], self.image_size
+        factor = size // own_size
         fine = self._to_device(references).expand(len(faces), -1, -1, -1)
-        upper, reference = F.avg_pool2d(self._to_device(faces), factor), F.avg_pool2d(fine, factor)
-        upper[:, :, self.image_size // 2 :] = 0
+        upper = F.avg_pool2d(self._to_device(faces[:, : size // 2]), factor)
+        seen = torch.cat([F.pad(upper, (0, 0, 0, own_size // 2)), F.avg_pool2d(fine, factor)], 1)
         sound = torch.from_numpy(np.ascontiguousarray(heard, np.float32)).to(self.device)
         if sound.dim() == 3:
             sound = sound[:, None]
         larger = (fine,) if factor > 1 else ()
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self._bfloat16()):
-            drawn = self.generator(torch.cat([upper, reference], 1), sound, *larger)
+            drawn = self.generator(seen.contiguous(memory_format=torch.channels_last), sound, *larger)
         drawn = drawn.mul_(255).round_().clamp_(0, 255).byte()
         return drawn.permute(0, 2, 3, 1).contiguous().cpu().numpy()
 
     def _to_device(self, pictures: np.ndarray) -> torch.Tensor:
         pixels = torch.from_numpy(np.ascontiguousarray(pictures)).to(self.device)
-        return pixels.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.channels_last).div_(255)
+        return pixels.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format).div_(255)
 
     def _bfloat16(self) -> bool:
         """Half precision where the hardware has it; elsewhere it is emulated, and slower."""

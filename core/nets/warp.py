@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -45,10 +47,10 @@ def warp(answer: Tensor, reference: Tensor, *, finished: bool = False) -> Tensor
 
 
 def _warped(answer: Tensor, reference: Tensor, finished: bool) -> Tensor:
-    flow, trust, colour = answer.float().split([2, 1, 3], 1)
     size, own_size = reference.shape[-1], answer.shape[-1]
-    # interpolation of channels_last takes twice as long on a CPU
-    flow = (furthest * torch.tanh(F.avg_pool2d(flow, coarse))).contiguous()
+    # pooling and interpolation of channels_last take twice as long on a CPU
+    flow, trust, colour = answer.float().contiguous().split([2, 1, 3], 1)
+    flow = furthest * torch.tanh(F.avg_pool2d(flow, coarse))
     flow = F.interpolate(flow, size=(size, size), mode="bilinear", align_corners=False)
     at = (torch.arange(size, device=answer.device) + 0.5) * (2 / size) - 1
     grid = torch.stack(torch.meshgrid(at, at, indexing="xy"), 2) + 2 * flow.permute(0, 2, 3, 1)
@@ -59,9 +61,9 @@ def _warped(answer: Tensor, reference: Tensor, finished: bool) -> Tensor:
     if finished:
         small = moved if size == own_size else F.interpolate(moved, size=(own_size, own_size), mode="area")
         colour = _in_tune(colour, small, trust.square())
-    shown = torch.cat([trust, colour], 1).contiguous()
+    shown = torch.cat([trust, colour], 1)
     if size != own_size:
-        shown = F.interpolate(shown, size=(size, size), mode="bicubic", align_corners=False).clamp(0, 1)
+        shown = _along_both(shown, _bicubic(own_size, size)).clamp_(0, 1)
     trust, colour = shown[:, :1], shown[:, 1:]
     return colour + trust * (moved - colour)
 
@@ -78,9 +80,29 @@ def _in_tune(colour: Tensor, moved: Tensor, weight: Tensor) -> Tensor:
     member = (1 - (kind - numbers).abs()).clamp(min=0)  # (B, kinds + 1, S, S), in all 1 at each place
     both = torch.cat([moved, colour], 1)
     grid = ((member * weight)[:, :, None] * both[:, None]).flatten(1, 2)
-    grid = F.avg_pool2d(grid, cell)
-    for _ in range(3):
-        grid = F.avg_pool2d(grid, around, 1, around // 2, count_include_pad=False)
-    grid = F.interpolate(grid, colour.shape[-2:], mode="bilinear", align_corners=False).unflatten(1, (-1, 6))
+    grid = _along_both(F.avg_pool2d(grid, cell), _spread(colour.shape[-1])).unflatten(1, (-1, 6))
     theirs, own = ((member[:, :, None] * part).sum(1) + enough for part in (grid[:, :, :3], grid[:, :, 3:]))
     return (colour * (theirs / own).clamp(1 / most, most)).clamp(0, 1)
+
+
+def _along_both(pictures: Tensor, matrix: Tensor) -> Tensor:
+    """Pictures (…, S, S) times a matrix (S, T) along both axes: (…, T, T). On a CPU faster than what it stands for."""
+    matrix = matrix.to(pictures.device)
+    with torch.autocast(pictures.device.type, enabled=False):
+        return matrix.T @ (pictures @ matrix)
+
+
+@lru_cache
+def _bicubic(size: int, larger: int) -> Tensor:
+    """(size, larger), bicubic interpolation."""
+    rows = torch.eye(size)[None, None]
+    return F.interpolate(rows, size=(size, larger), mode="bicubic", align_corners=False)[0, 0]
+
+
+@lru_cache
+def _spread(size: int) -> Tensor:
+    """(size / cell, size): the mean of the cells around, three times over, then what lies between them."""
+    rows = torch.eye(size // cell)[None]
+    for _ in range(3):
+        rows = F.avg_pool1d(rows, around, 1, around // 2, count_include_pad=False)
+    return F.interpolate(rows, size=size, mode="linear", align_corners=False)[0]
