@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -17,8 +18,20 @@ from .restore import Restorer
 from .silhouette import SilhouetteMatch
 
 
+@dataclass(frozen=True)
+class Mouth:
+    """What is pasted into one picture; both (s, s, 3) uint8."""
+
+    crop: np.ndarray
+    """The face as it is."""
+    drawn: np.ndarray
+    """The same with new lips."""
+
+
 class Painter:
-    """Puts new lips into batches of pictures that come in order; keeps what one batch must know of the one before.
+    """Draws new lips for batches of pictures, and pastes them into pictures that come in order.
+
+    Pasting keeps what one picture must know of the one before; drawing keeps nothing, so that it may be ahead.
 
     Of interlaced footage each field is a frame here.
 
@@ -60,15 +73,19 @@ class Painter:
         self._painted = -1
         self._debug = debug
 
-    def paint(self, first: int, pictures: Sequence[media.Picture | media.Field], heard: np.ndarray) -> None:
-        """Changes `pictures`, the frames first, first + 1, … of the output, in place; heard: of the sound, one each."""
+    def draw(
+        self, first: int, pictures: Sequence[media.Picture | media.Field], heard: np.ndarray
+    ) -> Iterator[tuple[int, Mouth]]:
+        """New mouths for `pictures`, the frames first, first + 1, … of the output, with their places in it.
+
+        Args:
+            heard: of the sound, one each.
+        """
         chosen = [i for i in range(len(pictures)) if self._strength[first + i] > 0]
-        if not chosen:
-            return
-        crops = [faces.crop(pictures[i], self._to_crop[first + i], self._size) for i in chosen]
-        mouths = self._draw([first + i for i in chosen], np.stack(crops), heard[chosen])
-        for i, crop, mouth in zip(chosen, crops, mouths, strict=True):
-            self._paste(first + i, pictures[i], crop, mouth)
+        if chosen:
+            crops = [faces.crop(pictures[i], self._to_crop[first + i], self._size) for i in chosen]
+            drawn = self._draw([first + i for i in chosen], np.stack(crops), heard[chosen])
+            yield from zip(chosen, map(Mouth, crops, drawn), strict=True)
 
     def _draw(self, frames: list[int], crops: np.ndarray, heard: np.ndarray) -> np.ndarray:
         """The crops (n, s, s, 3) uint8 with new lips, each from the reference of its pose or from two mixed."""
@@ -83,8 +100,9 @@ class Painter:
             mixed[some] += shares[some, place, None, None, None] * drawn
         return np.rint(mixed).astype(np.uint8)
 
-    def _paste(self, frame: int, picture: media.Picture | media.Field, crop: np.ndarray, mouth: np.ndarray) -> None:
-        """One generated crop into its picture."""
+    def paste(self, frame: int, picture: media.Picture | media.Field, mouth: Mouth) -> None:
+        """Changes `picture`, frame `frame` of the output, in place; frames come in order."""
+        crop = mouth.crop
         if self._painted != frame - 1 or self._shot_of[frame] != self._shot_of[self._painted]:
             for each in (self._silhouette, self._chin, self._colour, self._edge, self._detail, self._grain):
                 each.restart()
@@ -95,7 +113,7 @@ class Painter:
         skin = compose.skin(self._lower_face.face[frame], lips, len(crop))
         if front is not None:
             skin &= front < 0.1
-        drawn, reach = self._silhouette.match(mouth, crop, lips, frame)
+        drawn, reach = self._silhouette.match(mouth.drawn, crop, lips, frame)
         drawn = self._chin.match(drawn, crop, frame)
         matched = self._colour.match(drawn, crop, skin)
         matched = self._edge.match(matched, crop, face, lips, front, reach)
@@ -114,7 +132,13 @@ class Painter:
         before = picture.rgb() if self._debug.wants(frame) else None
         picture.blend(patch.x, patch.y, patch.rgb, patch.alpha)
         if before is not None:
-            shown = {"crop": crop, "mouth": mouth, "matched": matched, "skin": skin * 255.0, "mask": patch.alpha * 255}
+            shown = {
+                "crop": crop,
+                "mouth": mouth.drawn,
+                "matched": matched,
+                "skin": skin * 255.0,
+                "mask": patch.alpha * 255,
+            }
             if front is not None:
                 shown["front"] = front * 255
             self._debug.save(frame, before=before, after=picture.rgb(), **shown, **stages)

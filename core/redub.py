@@ -10,8 +10,9 @@ from __future__ import annotations
 import itertools
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import lru_cache, partial
 from math import floor
@@ -22,11 +23,12 @@ from av import VideoFormat
 from scipy.ndimage import gaussian_filter1d
 
 from . import audio, compose, faces, interlaced, media, mix, occlusion, people, provenance, reference, sync_mode, voice
+from .ahead import ahead
 from .debug import Debug, check_folder
 from .engine import Engine
 from .errors import Cancelled, JobError, OutputError
 from .job import Progress, RedubJob, Result
-from .paint import Painter
+from .paint import Mouth, Painter
 from .restore import Restorer
 from .timing import frame_middle
 
@@ -36,8 +38,9 @@ turn_back = 8.0
 """Degrees below the limit to which a head that was turned away must come back."""
 movie_suffixes = (".mp4", ".mov", ".mkv")
 """Endings of an output that make a movie of images too."""
-batch_bytes = 256 << 20
-"""Pictures that go through the net together take no more memory than this, but one is always taken."""
+batch_bytes = 128 << 20
+"""Pictures that go through the net together take no more memory than this, but one is always taken. While they are
+pasted the next ones are drawn."""
 soft_from = 2.5
 """Side of the face's crop in the frame over the net's, from which the user is told that the lips will be soft."""
 
@@ -172,21 +175,11 @@ def run(
         pictures = sync_mode.pictures(shot.info, shot.start, source)
         if made.info.kind != shot.info.kind:
             pictures = (media.converted(picture, made.info) for picture in pictures)
-        moments = media.moments(shot.info)
-        at_once = max(1, min(job.batch_size, batch_bytes // _picture_bytes(shot.info)) // moments)
-        while batch := list(itertools.islice(pictures, at_once)):
-            first = moments * writer.written
-            parts = [media.split(picture, shot.info) for picture in batch]
-            painted = [part for each in parts for part in each]
-            for dub in dubs:
-                dub.painter.paint(first, painted, dub.heard[first : first + len(painted)])
-            for picture, each in zip(batch, parts, strict=True):
+        with ahead(_pasted(_drawn(pictures, shot.info, dubs, job.batch_size), dubs), 2) as painted:
+            for picture in painted:
                 damage.append(picture.damage)
-                writer.add(media.woven(picture, each))
+                writer.add(picture)
                 done("lips", writer.written)
-            batch.clear()  # before the next is read: one batch in memory, not two
-            parts.clear()
-            painted.clear()
     return Result(
         output=job.output,
         frames=made.count,
@@ -310,6 +303,17 @@ class _Dub:
     warnings: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class _Drawn:
+    """A picture on its way to the output."""
+
+    picture: media.Picture
+    parts: tuple[media.Picture] | tuple[media.Field, media.Field]
+    """Of it, as media.split gives them."""
+    mouths: list[tuple[int, int, Mouth]] = field(default_factory=list)
+    """For which dub, for which frame of its painter, and what."""
+
+
 def _dub(
     job: RedubJob,
     shot: Shot,
@@ -364,6 +368,36 @@ def _dub(
     debug = Debug(folder, len(strength))
     painter = Painter(job, engine, restorer, size, track, strength, references, shares, fronts, debug)
     return _Dub(speech.face, plan, painter, heard, _warnings(plan, side, size, speech.voiced))
+
+
+def _drawn(
+    pictures: Iterator[media.Picture], info: media.SourceInfo, dubs: Sequence[_Dub], batch_size: int
+) -> Generator[deque[_Drawn], None, None]:
+    """All pictures of the output with their new mouths, so many at a time as go through the net together."""
+    moments = media.moments(info)
+    at_once = max(1, min(batch_size, batch_bytes // _picture_bytes(info)) // moments)
+    first = 0
+    while batch := deque(_Drawn(each, media.split(each, info)) for each in itertools.islice(pictures, at_once)):
+        parts = [part for each in batch for part in each.parts]
+        for number, dub in enumerate(dubs):
+            for i, mouth in dub.painter.draw(first, parts, dub.heard[first : first + len(parts)]):
+                batch[i // moments].mouths.append((number, first + i, mouth))
+        first += len(parts)
+        parts.clear()
+        yield batch
+
+
+def _pasted(
+    batches: Generator[deque[_Drawn], None, None], dubs: Sequence[_Dub]
+) -> Generator[media.Picture, None, None]:
+    """The pictures of the output."""
+    with ahead(batches) as drawn:
+        for batch in drawn:
+            while batch:
+                each = batch.popleft()
+                for number, frame, mouth in each.mouths:
+                    dubs[number].painter.paste(frame, each.parts[frame % len(each.parts)], mouth)
+                yield media.woven(each.picture, each.parts)
 
 
 def _untouched(dubs: Sequence[_Dub]) -> tuple[tuple[int, int, str], ...]:

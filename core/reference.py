@@ -80,7 +80,8 @@ def pose(points: np.ndarray, to_crop: np.ndarray) -> np.ndarray:
     upright = np.einsum("nij,nkj->nki", to_crop[:, :, :2], points[:, [nose_tip, left_cheek, right_cheek]])
     upright += to_crop[:, None, :, 2]
     turned = upright[:, 0] - upright[:, 1:].mean(axis=1)
-    nearness = -0.5 * np.log2(np.abs(np.linalg.det(to_crop[:, :, :2])))
+    (a, b), (c, d) = to_crop[:, :, :2].transpose(1, 2, 0)
+    nearness = -0.5 * np.log2(np.abs(a * d - b * c))  # numpy's det would complain of faces that were not found
     return np.column_stack([turned, size_weight * nearness])
 
 

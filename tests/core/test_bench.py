@@ -3,13 +3,11 @@
 
 from __future__ import annotations
 
-import cProfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from core import redub
 from core.job import RedubJob
 
 bench = pytest.importorskip("bench", reason="benchmarks/bench.py needs librosa and scikit-image")
@@ -26,8 +24,6 @@ def test_each_stage_of_a_redub_is_seen(
         device="cpu",
         cache=False,
     )
-    profile = cProfile.Profile()
-    profile.runcall(redub.run, job)
-    shares = bench._shares(profile)
+    shares = bench.shares_of(job)
     assert sum(shares.values()) == pytest.approx(1)
     assert all(share > 0 for share in shares.values()), shares

@@ -18,7 +18,7 @@ from test_restore import net
 from core import media, redub
 from core.job import RedubJob, Result
 from core.media.planes import components
-from core.paint import Painter
+from core.paint import Mouth, Painter
 
 display = "G(13250,34500)B(7500,3000)R(34000,16000)WP(15635,16450)L(10000000,1)"
 hdr10 = (1, 9, 9, 16)
@@ -159,9 +159,9 @@ def run(make_speech: Callable[..., Path], tiny_model: Path, tmp_path: Path, monk
 
     def go(output: str, **fields: Any) -> tuple[Result, list[np.ndarray]]:
         masks: dict[int, np.ndarray] = {}
-        paste = Painter._paste
+        paste = Painter.paste
 
-        def watched(painter: Painter, frame: int, picture: media.Picture | media.Field, *rest: np.ndarray) -> None:
+        def watched(painter: Painter, frame: int, picture: media.Picture | media.Field, mouth: Mouth) -> None:
             def blend(x: int, y: int, rgb: np.ndarray, alpha: np.ndarray) -> None:
                 type(picture).blend(picture, x, y, rgb, alpha)  # type: ignore[arg-type]
                 shape = picture.shape[:2]
@@ -173,10 +173,10 @@ def run(make_speech: Callable[..., Path], tiny_model: Path, tmp_path: Path, monk
                 mask[own] |= room[alpha.shape[0] :, alpha.shape[1] :][: shape[0], : shape[1]][own]
 
             picture.blend = blend  # type: ignore[method-assign]
-            paste(painter, frame, picture, *rest)
+            paste(painter, frame, picture, mouth)
 
         with monkeypatch.context() as patched:
-            patched.setattr(Painter, "_paste", watched)
+            patched.setattr(Painter, "paste", watched)
             job = RedubJob(
                 **{"sound": "none", "device": "cpu", "silence": "off", **fields},
                 speech=str(make_speech(1.2)),

@@ -9,7 +9,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from portrait_clips import write_images, write_movie
 from core import audio, cli, errors, media, redub, worker
 from core.job import Failure, RedubJob, from_json, to_json
 from core.media.sound import loudest
-from core.paint import Painter
+from core.paint import Mouth, Painter
 
 posix = pytest.mark.skipif(os.name == "nt", reason="about limits, rights and names as POSIX has them")
 
@@ -307,13 +307,15 @@ def test_large_pictures_go_through_the_net_in_smaller_groups(
 ) -> None:
     """Sixteen frames of 8K and 32 bit a sample are 6 GB; the result is the same."""
     clip, groups = str(write_movie(tmp_path / "c.mp4", 10)), []
-    paint = Painter.paint
+    draw = Painter.draw
 
-    def told(self: Painter, first: int, pictures: list[media.Picture], heard: np.ndarray) -> None:
+    def told(
+        self: Painter, first: int, pictures: list[media.Picture], heard: np.ndarray
+    ) -> Iterator[tuple[int, Mouth]]:
         groups.append(len(pictures))
-        paint(self, first, pictures, heard)
+        return draw(self, first, pictures, heard)
 
-    monkeypatch.setattr(Painter, "paint", told)
+    monkeypatch.setattr(Painter, "draw", told)
     assert lipsync(clip, "whole.mkv", "--quality", "lossless") == 0
     monkeypatch.setattr(redub, "batch_bytes", 3 * 320 * 240 * 3 // 2 + 9)
     assert lipsync(clip, "parts.mkv", "--quality", "lossless") == 0
