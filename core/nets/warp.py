@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -63,7 +61,7 @@ def _warped(answer: Tensor, reference: Tensor, finished: bool) -> Tensor:
         colour = _in_tune(colour, small, trust.square())
     shown = torch.cat([trust, colour], 1)
     if size != own_size:
-        shown = _along_both(shown, _bicubic(own_size, size)).clamp_(0, 1)
+        shown = _along_both(shown, _bicubic(own_size, size, shown.device)).clamp_(0, 1)
     trust, colour = shown[:, :1], shown[:, 1:]
     return colour + trust * (moved - colour)
 
@@ -80,29 +78,26 @@ def _in_tune(colour: Tensor, moved: Tensor, weight: Tensor) -> Tensor:
     member = (1 - (kind - numbers).abs()).clamp(min=0)  # (B, kinds + 1, S, S), in all 1 at each place
     both = torch.cat([moved, colour], 1)
     grid = ((member * weight)[:, :, None] * both[:, None]).flatten(1, 2)
-    grid = _along_both(F.avg_pool2d(grid, cell), _spread(colour.shape[-1])).unflatten(1, (-1, 6))
+    grid = _along_both(F.avg_pool2d(grid, cell), _spread(colour.shape[-1], colour.device)).unflatten(1, (-1, 6))
     theirs, own = ((member[:, :, None] * part).sum(1) + enough for part in (grid[:, :, :3], grid[:, :, 3:]))
     return (colour * (theirs / own).clamp(1 / most, most)).clamp(0, 1)
 
 
 def _along_both(pictures: Tensor, matrix: Tensor) -> Tensor:
     """Pictures (…, S, S) times a matrix (S, T) along both axes: (…, T, T). On a CPU faster than what it stands for."""
-    matrix = matrix.to(pictures.device)
     with torch.autocast(pictures.device.type, enabled=False):
         return matrix.T @ (pictures @ matrix)
 
 
-@lru_cache
-def _bicubic(size: int, larger: int) -> Tensor:
+def _bicubic(size: int, larger: int, device: torch.device) -> Tensor:
     """(size, larger), bicubic interpolation."""
-    rows = torch.eye(size)[None, None]
+    rows = torch.eye(size, device=device)[None, None]
     return F.interpolate(rows, size=(size, larger), mode="bicubic", align_corners=False)[0, 0]
 
 
-@lru_cache
-def _spread(size: int) -> Tensor:
+def _spread(size: int, device: torch.device) -> Tensor:
     """(size / cell, size): the mean of the cells around, three times over, then what lies between them."""
-    rows = torch.eye(size // cell)[None]
+    rows = torch.eye(size // cell, device=device)[None]
     for _ in range(3):
         rows = F.avg_pool1d(rows, around, 1, around // 2, count_include_pad=False)
     return F.interpolate(rows, size=size, mode="linear", align_corners=False)[0]
