@@ -6,7 +6,7 @@ from __future__ import annotations
 import ctypes
 import sys
 
-_trim_threshold, _top_pad, _mmap_threshold = -1, -2, -3  # M_… of malloc.h
+_trim_threshold, _top_pad, _mmap_threshold, _arena_max = -1, -2, -3, -8  # M_… of malloc.h
 
 
 def keep_freed_memory() -> None:
@@ -24,3 +24,4 @@ def keep_freed_memory() -> None:
     mallopt(_mmap_threshold, 1 << 30)
     mallopt(_trim_threshold, (1 << 31) - 1)
     mallopt(_top_pad, 64 << 20)
+    mallopt(_arena_max, 2)  # else each thread keeps freed memory of its own: 50 MiB more for 1080p
