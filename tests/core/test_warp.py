@@ -169,3 +169,14 @@ def test_a_net_learns_from_what_it_gave_and_shows_what_is_finished() -> None:
             layer.training = not isinstance(layer, torch.nn.BatchNorm2d | torch.nn.Dropout)
         learnt = net(faces, mel)
     assert not torch.allclose(shown, learnt, atol=1e-3)
+
+
+def test_a_net_that_has_drawn_can_still_learn() -> None:
+    """A training run draws samples between its steps; nothing may be kept of them that autograd refuses."""
+    answer, reference = torch.rand(1, 6, 96, 96), torch.rand(1, 3, 192, 192)
+    with torch.inference_mode():
+        warp(answer, reference, finished=True)
+    answer.requires_grad_()
+    warp(answer, reference, finished=True).sum().backward()
+    assert answer.grad is not None
+    assert answer.grad.isfinite().all()
