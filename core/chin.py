@@ -13,6 +13,7 @@ from scipy.ndimage import gaussian_filter1d
 
 from . import compose, faces
 from .compose import smoothstep
+from .running import RunningMean
 
 chin_point = 152
 lower_jaw = (172, 136, 150, 149, 176, 148, 152, 377, 400, 378, 379, 365, 397)
@@ -54,10 +55,10 @@ class ChinMatch:
             run = np.s_[first : last + 1]
             jaw[run] = gaussian_filter1d(jaw[run], 1.5, axis=0, mode="nearest")
         self._jaw = jaw
-        self._running: float | None = None
+        self._running = RunningMean(pace)
 
     def restart(self) -> None:
-        self._running = None
+        self._running.restart()
 
     def match(self, drawn: np.ndarray, source: np.ndarray, frame: int) -> np.ndarray:
         """`drawn` (s, s, 3) uint8 with its chin where `source` (s, s, 3) uint8 has it; `frame` is one of the track."""
@@ -66,15 +67,15 @@ class ChinMatch:
         jaw = jaw[jaw[:, 0].argsort()]
         edge = np.interp(u + columns, jaw[:, 0], jaw[:, 1])
         now = _shift(*(_slopes(picture, u + columns, edge) for picture in (source, drawn)))
-        self._running = now if self._running is None else self._running + pace * (now - self._running)
+        shift = float(self._running.add(np.array(now)))
         size = len(drawn)
-        if abs(self._running) * size < 0.25:
+        if abs(shift) * size < 0.25:
             return drawn
         at = ((np.arange(size) + 0.5) / size).astype(np.float32)
         down = smoothstep((at - v) / skin_above + 1)
         across = smoothstep((wide - np.abs(at - u)) / (wide - narrow))
         first = int(np.clip((v - skin_above) * size, 0, size - 1))
-        from_y = (at[first:, None] - np.float32(self._running) * down[first:, None] * across) * size - 0.5
+        from_y = (at[first:, None] - np.float32(shift) * down[first:, None] * across) * size - 0.5
         from_x = np.broadcast_to(at * size - 0.5, from_y.shape)
         result = drawn.copy()
         result[first:] = cv2.remap(drawn, from_x, from_y, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)

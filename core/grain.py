@@ -13,6 +13,8 @@ import cv2
 import numpy as np
 
 from . import compose, faces
+from .colour import to_ycc
+from .running import RunningMean
 
 bands = (1.0, 2.0)
 """Standard deviations, in frame pixels, of the blurs between which the bands lie: the finer is above the first."""
@@ -36,10 +38,10 @@ class GrainMatch:
 
     def __init__(self, amount: float = 1.0) -> None:
         self._amount = amount
-        self._running: np.ndarray | None = None
+        self._running = RunningMean(self.pace)
 
     def restart(self) -> None:
-        self._running = None
+        self._running.restart()
 
     def match(self, patch: compose.Patch, source: faces.Pixels, skin: np.ndarray, frame: int) -> compose.Patch:
         """The patch with the grain that it lacks.
@@ -54,11 +56,10 @@ class GrainMatch:
         below = source[patch.y : patch.y + len(skin), patch.x : patch.x + skin.shape[1]]
         if skin.sum() >= 64:
             drawn, true = (_noise(rgb, skin) for rgb in (patch.rgb, below))
-            now = np.stack([drawn, true])
-            self._running = now if self._running is None else self._running + self.pace * (now - self._running)
-        if self._running is None:
+            self._running.add(np.stack([drawn, true]))
+        if self._running.value is None:
             return patch
-        drawn, true = self._running
+        drawn, true = self._running.value
         lacking = np.minimum(np.sqrt(np.maximum(true - drawn, 0)) * self._amount, most)
         if lacking.max() < 0.05:
             return patch
@@ -76,6 +77,6 @@ def _bands(picture: np.ndarray) -> list[np.ndarray]:
 
 def _noise(rgb: np.ndarray, skin: np.ndarray) -> np.ndarray:
     """(2,) variance of the noise in each band, in levels squared."""
-    luma = rgb.astype(np.float32) @ compose.to_ycc[0].astype(np.float32)
+    luma = rgb.astype(np.float32) @ to_ycc[0].astype(np.float32)
     energies = [cv2.boxFilter(np.square(band), -1, (window, window)) for band in _bands(luma)]
     return np.array([np.quantile(energy[skin], flattest) for energy in energies])

@@ -16,6 +16,7 @@ import numpy as np
 from scipy.ndimage import gaussian_filter1d, maximum_filter1d, median_filter
 
 from . import compose, faces, people
+from .colour import to_ycc
 from .faces.mediapipe_mesh import solution
 
 cells = 24
@@ -111,7 +112,7 @@ class Watch:
         to_crop = self._track.to_crop[frame]
         small = faces.crop(picture, to_crop, cells * 4)
         small = cv2.resize(small, (cells, cells), interpolation=cv2.INTER_AREA)[top:]
-        self._looks[frame] = np.clip(np.rint(small @ compose.to_ycc.T + (0, 128, 128)), 0, 255)
+        self._looks[frame] = np.clip(np.rint(small @ to_ycc.T + (0, 128, 128)), 0, 255)
         if frame >= self._next_look:
             hands = self._look_for_hands(picture, to_crop)
             if hands is not None:
@@ -283,7 +284,7 @@ def refined(front: np.ndarray, crop: np.ndarray) -> np.ndarray:
     size = len(crop)
     window = (2 * (size // 16) + 1,) * 2
     coarse = cv2.resize(front, (size, size), interpolation=cv2.INTER_LINEAR)
-    luma = (crop @ compose.to_ycc[0] / 255).astype(np.float32)
+    luma = (crop @ to_ycc[0] / 255).astype(np.float32)
 
     def mean(picture: np.ndarray) -> np.ndarray:
         return cv2.boxFilter(picture, -1, window)

@@ -10,7 +10,10 @@ import numpy as np
 
 from . import compose, faces, media, occlusion, reference
 from .chin import ChinMatch
+from .colour import ColourMatch
 from .debug import Debug
+from .detail import DetailMatch
+from .edge import EdgeMatch
 from .engine import Engine
 from .grain import GrainMatch
 from .job import RedubJob
@@ -66,8 +69,8 @@ class Painter:
         self._feather = mask.feather
         self._outline, self._lower_face = compose.outline(track, mask), compose.outline(track)
         self._references, self._shares = references, shares
-        self._colour, self._edge = compose.ColourMatch(), compose.EdgeMatch(mask.feather)
-        self._detail, self._grain = compose.DetailMatch(job.sharpen), GrainMatch(job.grain)
+        self._colour, self._edge = ColourMatch(), EdgeMatch(mask.feather)
+        self._detail, self._grain = DetailMatch(job.sharpen), GrainMatch(job.grain)
         self._silhouette, self._chin = SilhouetteMatch(track, mask.feather), ChinMatch(track)
         self._restorer = restorer
         self._painted = -1

@@ -15,12 +15,10 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import lru_cache, partial
-from math import floor
 from pathlib import Path
 
 import numpy as np
 from av import VideoFormat
-from scipy.ndimage import gaussian_filter1d
 
 from . import audio, compose, faces, interlaced, media, mix, occlusion, people, provenance, reference, sync_mode, voice
 from .ahead import ahead
@@ -29,13 +27,10 @@ from .engine import Engine
 from .errors import Cancelled, JobError, OutputError
 from .job import Progress, RedubJob, Result
 from .paint import Mouth, Painter
+from .plan import Plan, plan_effect, turned_away
 from .restore import Restorer
-from .timing import frame_middle
+from .shot import Shot
 
-fade_frames = 4
-"""Frames over which the effect comes or goes where a face is found or lost and where the speech begins or ends."""
-turn_back = 8.0
-"""Degrees below the limit to which a head that was turned away must come back."""
 movie_suffixes = (".mp4", ".mov", ".mkv")
 """Endings of an output that make a movie of images too."""
 batch_bytes = 128 << 20
@@ -43,33 +38,6 @@ batch_bytes = 128 << 20
 pasted the next ones are drawn."""
 soft_from = 2.5
 """Side of the face's crop in the frame over the net's, from which the user is told that the lips will be soft."""
-
-
-@dataclass(frozen=True)
-class Shot(people.Footage):
-    """The footage of a job."""
-
-    rate: Fraction
-    """Pictures a second, as shown against the speech."""
-
-    def pictures(self) -> Iterator[media.Picture]:
-        return media.read(self.info, self.start, self.count)
-
-    def images(self) -> tuple[str, ...]:
-        """The files of an image sequence; empty for a movie."""
-        return self.info.paths[self.start : self.start + self.count] if self.info.kind == "images" else ()
-
-    def between(self, frames: Sequence[int]) -> Iterator[tuple[int, media.Picture]]:
-        """The pictures of `frames`, which rise, with their numbers in the output; of a movie also those between them.
-
-        Few movies can be entered anywhere: a read for every frame would decode a long one again and again.
-        """
-        if self.info.kind == "images":
-            for frame in frames:
-                yield frame, next(media.read(self.info, self.start + frame, 1))
-        elif frames:
-            pictures = media.read(self.info, self.start + frames[0], frames[-1] - frames[0] + 1)
-            yield from zip(itertools.count(frames[0]), pictures, strict=False)
 
 
 @dataclass(frozen=True)
@@ -90,16 +58,6 @@ class Speech:
     def length(self) -> Fraction:
         """Seconds."""
         return Fraction(len(self.wave), audio.sample_rate)
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What happens to each frame of the output."""
-
-    strength: np.ndarray
-    """(n,) float32: 0 leaves a frame alone, 1 gives it the new lips, between is a fade."""
-    untouched: tuple[tuple[int, int, str], ...]
-    """Ranges of strength 0, as in job.Result."""
 
 
 def run(
@@ -335,7 +293,7 @@ def _dub(
     hidden = occlusion.Hidden(np.zeros(shot.count, bool))
     if job.in_front == "keep":
         hidden = _look_in_front(shot, followed, go_on)
-    turned = _turned_away(followed, float(shot.rate), job.turn_limit)
+    turned = turned_away(followed, float(shot.rate), job.turn_limit)
     unfit = np.where(turned, "turned away", np.where(hidden.mouth, "mouth hidden", ""))
     plan = plan_effect(
         track,
@@ -350,10 +308,10 @@ def _dub(
     side = _largest_side(track, plan)
     size = engine.image_size * int(np.clip(round(side / engine.image_size), 1, engine.finest))
     if not engine.rules.own_reference:
-        used = np.zeros(shot.count, np.float32)
-        np.maximum.at(used, source, plan.strength)
+        used = np.zeros(shot.count, bool)
+        used[source[plan.strength > 0]] = True
         seen = replace(followed, found=_clear(followed, unfit == "", hidden))
-        references = choose_references(shot, seen, Plan(used, ()), size, go_on)
+        references = reference.choose(shot, seen, used, size, go_on)
         references = sync_mode.of_each_shot(references, followed, track)
     folder = str(Path(job.debug) / speech.face.replace(":", "_")) if job.debug and job.others else job.debug
     moments = media.moments(shot.info)
@@ -407,94 +365,6 @@ def _untouched(dubs: Sequence[_Dub]) -> tuple[tuple[int, int, str], ...]:
     return tuple(sorted((a, b, f"{why} ({dub.face})") for dub in dubs for a, b, why in dub.plan.untouched))
 
 
-def plan_effect(
-    track: faces.Track,
-    rate: Fraction,
-    speech_start: Fraction,
-    speech_length: Fraction,
-    voiced: voice.Spans | None = None,
-    *,
-    beyond: bool = False,
-    unfit: np.ndarray | None = None,
-) -> Plan:
-    """Frames without a face or without speech stay untouched; next to them the effect fades, but not across a cut.
-
-    Args:
-        voiced: where in the speech somebody speaks; frames elsewhere in it stay untouched. None: all frames count.
-        beyond: the effect goes on before and after the speech.
-        unfit: (n,) str, why a face cannot get new lips, or empty.
-    """
-    times = [frame_middle(i, rate) - speech_start for i in range(len(track.found))]
-    why = np.array(["before the speech" if t < 0 else "after the speech" if t >= speech_length else "" for t in times])
-    if voiced is not None:
-        edges = np.array(voiced, np.int64).ravel()
-        silent = np.searchsorted(edges, [floor(t * audio.sample_rate) for t in times], side="right") % 2 == 0
-        why = np.where((why == "") & silent, "silence", why)
-    if beyond:
-        why = np.where((why == "before the speech") | (why == "after the speech"), "", why)
-    if unfit is not None:
-        why = np.where(why == "", unfit, why)
-    why = np.where(track.found, why, "no face")
-    strength = np.zeros(len(why), np.float32)
-    untouched = []
-    for first, last in compose.runs(why):
-        if why[first]:
-            untouched.append((first, last, str(why[first])))
-            continue
-        run = strength[first : last + 1]
-        run[:] = 1
-        rise = np.arange(1, len(run) + 1, dtype=np.float32) / (fade_frames + 1)
-        if first and track.shot[first - 1] == track.shot[first]:
-            np.minimum(run, rise, out=run)
-        if last + 1 < len(why) and track.shot[last + 1] == track.shot[last]:
-            np.minimum(run, rise[::-1], out=run)
-    return Plan(strength, tuple(untouched))
-
-
-def choose_references(
-    shot: Shot, track: faces.Track, plan: Plan, size: int, go_on: Callable[[], None] = lambda: None
-) -> dict[int, reference.References]:
-    """For each number in `track.shot` that gets new lips the crops, `size` pixels a side, the net sees of the person.
-
-    Args:
-        go_on: called after every decoded picture; may raise to end the search.
-    """
-    wanted: dict[int, list[tuple[int, int, int]]] = {}
-    for number in np.unique(track.shot[plan.strength > 0]).tolist():
-        for which_pose, kinds in enumerate(reference.candidates(track, number)):
-            for kind, frames in enumerate(kinds):
-                for frame in frames:
-                    wanted.setdefault(frame, []).append((number, which_pose, kind))
-    best: dict[tuple[int, int, int], tuple[float, int, np.ndarray]] = {}
-    for frame, picture in shot.between(sorted(wanted)):
-        if frame in wanted:
-            crop = faces.crop(media.split(picture, shot.info)[0], track.to_crop[frame], size)
-            sharpness = reference.sharpness(crop)
-            for key in wanted[frame]:
-                if key not in best or sharpness > best[key][0]:
-                    best[key] = sharpness, frame, crop
-        go_on()
-    return {
-        number: _references(track, {key[1:]: best[key][1:] for key in sorted(best) if key[0] == number})
-        for number in sorted({number for number, _, _ in best})
-    }
-
-
-def _references(track: faces.Track, chosen: dict[tuple[int, int], tuple[int, np.ndarray]]) -> reference.References:
-    """Of one shot, from frame and crop of each number of a pose, and of an opening in it."""
-    frames, crops = zip(*chosen.values(), strict=True)
-    frames = np.array(frames)
-    usual = [frame for (_, kind), (frame, _) in chosen.items() if kind == 0]
-    everywhere = track.found & (track.shot == track.shot[frames[0]])
-    opening = reference.lip_gap(track.points, track.to_crop)
-    return reference.References(
-        crops=np.stack(crops),
-        pose_of=np.array([number for number, _ in chosen]),
-        poses=reference.pose(track.points[usual], track.to_crop[usual]),
-        openings=opening[frames] - np.median(opening[everywhere]),
-    )
-
-
 def _look_in_front(shot: Shot, track: faces.Track, go_on: Callable[[], None]) -> occlusion.Hidden:
     """What hides the face's mouth, in each frame of the shot."""
     with occlusion.Watch(track, float(shot.rate)) as watch:
@@ -503,16 +373,6 @@ def _look_in_front(shot: Shot, track: faces.Track, go_on: Callable[[], None]) ->
                 watch.add(frame, picture)
             go_on()
         return watch.finish()
-
-
-def _turned_away(track: faces.Track, rate: float, limit: float) -> np.ndarray:
-    """(n,) bool: the head is turned further than a net can do; some degrees less end it, so that nothing flickers."""
-    turn = np.zeros(len(track.found))
-    for first, last in compose.runs(np.where(track.found, track.shot, -1)):
-        if track.found[first] and limit < 90:
-            run = np.s_[first : last + 1]
-            turn[run] = gaussian_filter1d(np.abs(people.yaw(track.points[run])), max(0.5, 0.1 * rate), mode="nearest")
-    return occlusion.hysteresis(turn, limit, limit - turn_back)
 
 
 def _clear(track: faces.Track, fit: np.ndarray, hidden: occlusion.Hidden) -> np.ndarray:

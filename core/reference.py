@@ -7,15 +7,16 @@ be moved, but not made of open ones. A picture of another pose must be bent into
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 from scipy.ndimage import gaussian_filter1d, uniform_filter1d
 
-from . import compose, faces, occlusion
+from . import compose, faces, media, occlusion
 from .faces.mesh import lower_lip, upper_lip
+from .shot import Shot
 
 nose_tip, left_cheek, right_cheek = 1, 454, 234
 lip_edges, lip_corners = (0, 17), (61, 291)
@@ -165,6 +166,51 @@ def _poses(poses: np.ndarray, opening: np.ndarray) -> list[tuple[np.ndarray, np.
 def sharpness(crop: np.ndarray) -> float:
     """How much detail a crop (s, s, 3) uint8 has: the variance of its Laplacian."""
     return float(cv2.Laplacian(cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY), cv2.CV_32F).var())
+
+
+def choose(
+    shot: Shot, track: faces.Track, used: np.ndarray, size: int, go_on: Callable[[], None] = lambda: None
+) -> dict[int, References]:
+    """For each number in `track.shot` that gets new lips the crops, `size` pixels a side, the net sees of the person.
+
+    Args:
+        used: (n,) bool: the frames that get them.
+        go_on: called after every decoded picture; may raise to end the search.
+    """
+    wanted: dict[int, list[tuple[int, int, int]]] = {}
+    for number in np.unique(track.shot[used]).tolist():
+        for which_pose, kinds in enumerate(candidates(track, number)):
+            for kind, frames in enumerate(kinds):
+                for frame in frames:
+                    wanted.setdefault(frame, []).append((number, which_pose, kind))
+    best: dict[tuple[int, int, int], tuple[float, int, np.ndarray]] = {}
+    for frame, picture in shot.between(sorted(wanted)):
+        if frame in wanted:
+            crop = faces.crop(media.split(picture, shot.info)[0], track.to_crop[frame], size)
+            fine = sharpness(crop)
+            for key in wanted[frame]:
+                if key not in best or fine > best[key][0]:
+                    best[key] = fine, frame, crop
+        go_on()
+    return {
+        number: _references(track, {key[1:]: best[key][1:] for key in sorted(best) if key[0] == number})
+        for number in sorted({number for number, _, _ in best})
+    }
+
+
+def _references(track: faces.Track, chosen: dict[tuple[int, int], tuple[int, np.ndarray]]) -> References:
+    """Of one shot, from frame and crop of each number of a pose, and of an opening in it."""
+    frames, crops = zip(*chosen.values(), strict=True)
+    frames = np.array(frames)
+    usual = [frame for (_, kind), (frame, _) in chosen.items() if kind == 0]
+    everywhere = track.found & (track.shot == track.shot[frames[0]])
+    opening = lip_gap(track.points, track.to_crop)
+    return References(
+        crops=np.stack(crops),
+        pose_of=np.array([number for number, _ in chosen]),
+        poses=pose(track.points[usual], track.to_crop[usual]),
+        openings=opening[frames] - np.median(opening[everywhere]),
+    )
 
 
 def weights(

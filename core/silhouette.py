@@ -16,6 +16,7 @@ from scipy.ndimage import gaussian_filter1d, median_filter
 from . import compose, faces
 from .compose import smoothstep
 from .faces.mesh import lips_outer
+from .running import RunningMean
 
 rows = compose.generated_top + (np.arange(56) + 0.5) / 128
 """Heights in crop units, from the nose's base to the chin, at which the silhouette is looked for."""
@@ -111,10 +112,10 @@ class SilhouetteMatch:
 
     def __init__(self, track: faces.Track, feather: float = compose.feather) -> None:
         self._far, self._feather = far_side(track), feather
-        self._running: np.ndarray | None = None
+        self._running = RunningMean(pace)
 
     def restart(self) -> None:
-        self._running = None
+        self._running.restart()
 
     def match(
         self, mouth: np.ndarray, source: np.ndarray, lips: np.ndarray, frame: int
@@ -136,8 +137,8 @@ class SilhouetteMatch:
         size, outline = len(source), self._far.outline[frame]
         edge = _edge(_calm(source), outline, side, of_the_source)
         now = np.stack([side * (edge - outline), _lacking(_calm(mouth), edge, side)])
-        self._running = now if self._running is None else self._running + pace * (now - self._running)
-        edge, lacking = outline + side * self._running[0], self._running[1]
+        protruding, lacking = self._running.add(now)
+        edge = outline + side * protruding
         v = (np.arange(size) + 0.5) / size
         edge, lacking = (np.interp(v, rows, x).astype(np.float32)[:, None] for x in (edge, lacking))
         high, low = lips[:, 1].min() - above, lips[:, 1].max() + below

@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 
 from core import compose
+from core.colour import to_ycc
 from core.faces import Track, crop, uncrop
 
 side = 96
@@ -72,7 +73,7 @@ def seam_energy(before: np.ndarray, after: np.ndarray, alpha: np.ndarray) -> flo
         return float("nan")
 
     def energy(rgb: np.ndarray) -> float:
-        luma = (rgb @ compose.to_ycc[0]).astype(np.float32)
+        luma = (rgb @ to_ycc[0]).astype(np.float32)
         slope = cv2.Sobel(luma, cv2.CV_32F, 0, 1) * down + cv2.Sobel(luma, cv2.CV_32F, 1, 0) * across
         return float(np.abs(slope[edge] / steep[edge]).mean())
 
@@ -87,6 +88,6 @@ def bend(colours: np.ndarray) -> float:
 
 def fine_noise(rgb: np.ndarray, area: np.ndarray) -> float:
     """Median size, in levels, of the luma's finest detail where `area` (h, w) bool is true; nan where it is nowhere."""
-    luma = (rgb @ compose.to_ycc[0]).astype(np.float32)
+    luma = (rgb @ to_ycc[0]).astype(np.float32)
     detail = np.abs(luma - cv2.GaussianBlur(luma, (0, 0), 1.0))[area]
     return float(np.median(detail)) if detail.size else float("nan")

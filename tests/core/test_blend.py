@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from core import compose, media, redub
+from core.edge import EdgeMatch
 from core.errors import JobError
 from core.faces import Tracker
 from core.grain import GrainMatch
@@ -74,7 +75,7 @@ def test_a_bright_line_at_the_chin_is_drawn_to_the_source_and_the_mouth_stays() 
     drawn[76:] += 30
     unit = np.eye(2, 3) / 96
     alpha = compose.mask(face, unit, 0, 0, 96, 96)
-    after = compose.EdgeMatch().match(drawn, source, face, lips)
+    after = EdgeMatch().match(drawn, source, face, lips)
     edge = (alpha > 0.02) & (alpha < 0.5) & (np.arange(96)[:, None] > 78)
     assert np.abs(drawn - source)[edge].mean() > 25 > 10 > np.abs(after - source)[edge].mean()
     assert (after[60:70, 42:54] == drawn[60:70, 42:54]).all()
@@ -87,15 +88,15 @@ def test_an_outline_that_is_not_the_sources_is_no_bright_line_at_the_chin() -> N
     source = np.full((192, 192, 3), 110, np.uint8)
     drawn = source.astype(np.float32)
     drawn[156:159] += 50
-    after = compose.EdgeMatch().match(drawn, source, face, lips)
+    after = EdgeMatch().match(drawn, source, face, lips)
     assert after[157, 80:112].mean() < 110 + 0.5 * 50
     lit = source.copy()
     lit[154:161] += 50
-    kept = compose.EdgeMatch().match(lit.astype(np.float32), lit, face, lips)
+    kept = EdgeMatch().match(lit.astype(np.float32), lit, face, lips)
     assert np.abs(kept - lit).max() < 1, "a rim that the footage has stays"
     teeth = source.astype(np.float32)
     teeth[126:134, 84:108] = 220
-    assert (compose.EdgeMatch().match(teeth, source, face, lips)[126:134, 84:108] == 220).all()
+    assert (EdgeMatch().match(teeth, source, face, lips)[126:134, 84:108] == 220).all()
 
 
 def test_the_seam_measure_sees_a_seam_and_none_where_there_is_none() -> None:

@@ -9,6 +9,8 @@ import pytest
 from scipy.ndimage import center_of_mass
 
 from core import compose
+from core.colour import ColourMatch, to_ycc
+from core.detail import DetailMatch
 from core.faces import Track
 
 shape = (240, 320, 3)
@@ -113,7 +115,7 @@ def test_a_pale_dim_mouth_gets_the_light_and_tint_of_its_face() -> None:
     skin = compose.skin(face, lips, 96)
     generated = np.clip(source.astype(float) * 0.9 + (2, 6, 9), 0, 255).astype(np.uint8)
     before = np.abs(generated.astype(float) - source)[skin].mean()
-    after = np.abs(compose.ColourMatch().match(generated, source, skin) - source)[skin].mean()
+    after = np.abs(ColourMatch().match(generated, source, skin) - source)[skin].mean()
     assert before > 7
     assert after < 1
 
@@ -124,17 +126,17 @@ def test_a_cheek_of_another_tint_gets_its_own_back_and_the_rest_does_not_pay_for
     orange = np.zeros((96, 96, 3))
     orange[:, 48:] = (14, 2, -22)
     generated = np.clip(source + cv2.GaussianBlur(orange, (0, 0), 5), 0, 255).astype(np.uint8)
-    match = compose.ColourMatch()
+    match = ColourMatch()
     for _ in range(12):
         matched = match.match(generated, source, skin)
     for side in (np.s_[:, :40], np.s_[:, 56:]):
         before, after = (
-            np.abs(((p.astype(float) - source) @ compose.to_ycc[1:].T)[side][skin[side]].mean(axis=0)).max()
+            np.abs(((p.astype(float) - source) @ to_ycc[1:].T)[side][skin[side]].mean(axis=0)).max()
             for p in (generated, matched)
         )
         assert after < 2 and after <= max(before / 4, 2)
     left_lips = np.s_[60:72, 40:46]
-    assert np.abs(((matched - source) @ compose.to_ycc[1:].T)[left_lips].mean((0, 1))).max() < 3
+    assert np.abs(((matched - source) @ to_ycc[1:].T)[left_lips].mean((0, 1))).max() < 3
 
 
 def test_what_the_mouth_does_has_no_say_in_the_colour_of_the_skin() -> None:
@@ -144,20 +146,20 @@ def test_what_the_mouth_does_has_no_say_in_the_colour_of_the_skin() -> None:
     opened = source.copy()
     opened[60:72, 40:57] = (40, 5, 10)
     assert not skin[60:72, 40:57].any()
-    assert np.abs(compose.ColourMatch().match(opened, source, skin) - opened).max() < 0.01
+    assert np.abs(ColourMatch().match(opened, source, skin) - opened).max() < 0.01
 
 
 def test_a_ruined_crop_is_not_pulled_beyond_the_limits() -> None:
     source, skin = portrait(), compose.skin(face, lips, 96)
     black = np.zeros_like(source)
-    luma = (compose.ColourMatch().match(black, source, skin) @ compose.to_ycc[0])[skin]
+    luma = (ColourMatch().match(black, source, skin) @ to_ycc[0])[skin]
     assert luma.max() <= 60
 
 
 def test_the_skin_does_not_flicker_with_the_net() -> None:
     """A net's light jumps with the mouth's shape; the head's own light stands still."""
     source, skin = portrait(), compose.skin(face, lips, 96)
-    match = compose.ColourMatch()
+    match = ColourMatch()
     colours = []
     for i in range(20):
         generated = np.clip(source.astype(int) + (6 if i % 2 else -6), 0, 255).astype(np.uint8)
@@ -170,7 +172,7 @@ def test_the_skin_does_not_flicker_with_the_net() -> None:
 def test_a_light_that_changes_in_the_footage_is_followed() -> None:
     """A lamp that goes on: a patch that stays dark for a moment would show as a beard."""
     source, skin = portrait(), compose.skin(face, lips, 96)
-    match = compose.ColourMatch()
+    match = ColourMatch()
     behind = []
     for i in range(16):
         lit = np.clip(source.astype(int) + (12 if i >= 8 else 0), 0, 255).astype(np.uint8)
@@ -182,7 +184,7 @@ def test_a_light_that_changes_in_the_footage_is_followed() -> None:
 
 def test_the_old_mouths_trembling_cheeks_tremble_less_in_the_new_picture() -> None:
     source, skin = portrait(), compose.skin(face, lips, 96)
-    match = compose.ColourMatch()
+    match = ColourMatch()
     trembling = [np.clip(source.astype(int) + (4 if i % 2 else -4), 0, 255).astype(np.uint8) for i in range(20)]
     after = [match.match(source, picture, skin)[skin].mean() for picture in trembling]
     assert np.abs(np.diff(after[4:])).max() < 4 < np.abs(np.diff([p[skin].mean() for p in trembling])).min()
@@ -237,11 +239,11 @@ def fineness(rgb: np.ndarray) -> float:
 def test_a_soft_mouth_gets_the_fineness_of_its_picture_and_a_sharp_one_stays() -> None:
     soft, picture = soft_and_sharp()
     below = picture[soft.y : soft.y + soft.alpha.shape[0], soft.x : soft.x + soft.alpha.shape[1]].astype(np.float32)
-    matched = compose.DetailMatch().match(soft, picture, lips, placed(160, 120, 100), 96)
+    matched = DetailMatch().match(soft, picture, lips, placed(160, 120, 100), 96)
     assert fineness(soft.rgb) * 2 < fineness(matched.rgb) < 1.2 * fineness(below)
     assert (matched.alpha == soft.alpha).all() and matched.rgb.min() >= 0 and matched.rgb.max() <= 255
     sharp = compose.Patch(soft.x, soft.y, below, soft.alpha)
-    assert compose.DetailMatch().match(sharp, picture, lips, placed(160, 120, 100), 96) is sharp
+    assert DetailMatch().match(sharp, picture, lips, placed(160, 120, 100), 96) is sharp
 
 
 def test_skin_that_is_fine_enough_is_not_sharpened_with_a_soft_mouth() -> None:
@@ -250,7 +252,7 @@ def test_skin_that_is_fine_enough_is_not_sharpened_with_a_soft_mouth() -> None:
     below = picture[soft.y : soft.y + soft.alpha.shape[0], soft.x : soft.x + soft.alpha.shape[1]].astype(np.float32)
     skin = compose.skin_in_patch(soft, face, lips, placed(160, 120, 100))
     fine_skin = compose.Patch(soft.x, soft.y, np.where(skin[..., None], below, soft.rgb), soft.alpha)
-    matched = compose.DetailMatch().match(fine_skin, picture, lips, placed(160, 120, 100), 96, skin)
+    matched = DetailMatch().match(fine_skin, picture, lips, placed(160, 120, 100), 96, skin)
     change = np.abs(matched.rgb - fine_skin.rgb).mean(axis=2)
     mouth = (soft.alpha > 0.99) & ~skin
     far = skin & (cv2.distanceTransform(1 - mouth.astype(np.uint8), cv2.DIST_L2, 5) > 8)
@@ -261,9 +263,9 @@ def test_skin_that_is_fine_enough_is_not_sharpened_with_a_soft_mouth() -> None:
 def test_sharpening_does_not_flicker_with_one_noisy_frame() -> None:
     soft, picture = soft_and_sharp()
     plain = np.full_like(picture, 128)
-    match = compose.DetailMatch()
+    match = DetailMatch()
     before = match.match(soft, plain, lips, placed(160, 120, 100), 96)
     assert before is soft  # a smooth picture asks for nothing
     after = match.match(soft, picture, lips, placed(160, 120, 100), 96)
-    whole = compose.DetailMatch().match(soft, picture, lips, placed(160, 120, 100), 96)
+    whole = DetailMatch().match(soft, picture, lips, placed(160, 120, 100), 96)
     assert fineness(after.rgb) - fineness(soft.rgb) < 0.5 * (fineness(whole.rgb) - fineness(soft.rgb))

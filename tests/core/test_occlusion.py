@@ -17,6 +17,7 @@ from core.chin import lower_jaw
 from core.faces import Track, Tracker
 from core.faces.mesh import lips_outer
 from core.job import RedubJob, Result
+from core.plan import plan_effect, turned_away
 
 count = 50
 
@@ -210,11 +211,11 @@ def turning(degrees: np.ndarray) -> Track:
 
 def test_a_head_that_turns_away_is_left_alone_without_flicker_at_the_limit() -> None:
     degrees = np.concatenate([np.linspace(0, 70, 20), 59 + 3 * np.sin(np.arange(40)), np.linspace(60, 0, 20)])
-    away = redub._turned_away(turning(degrees), 25.0, 60)
+    away = turned_away(turning(degrees), 25.0, 60)
     assert len(compose.runs(away)) == 3 and away[30:55].all() and not away[:12].any() and not away[72:].any()
-    assert not redub._turned_away(turning(degrees), 25.0, 90).any()
+    assert not turned_away(turning(degrees), 25.0, 90).any()
     unfit = np.where(away, "turned away", "")
-    plan = redub.plan_effect(turning(degrees), Fraction(25), Fraction(0), Fraction(10), unfit=unfit)
+    plan = plan_effect(turning(degrees), Fraction(25), Fraction(0), Fraction(10), unfit=unfit)
     assert [why for _, _, why in plan.untouched] == ["turned away"]
     assert np.abs(np.diff(plan.strength)).max() < 0.25
 

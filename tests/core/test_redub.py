@@ -19,6 +19,7 @@ from core import compose, faces, media, redub, reference
 from core.errors import Cancelled, JobError, LipSyncError, MediaError, ModelError, NoFaceError, OutputError, SpeechError
 from core.faces import Track
 from core.job import Progress, RedubJob
+from core.plan import plan_effect
 
 MakeJob = Callable[..., RedubJob]
 frames = 30
@@ -140,7 +141,7 @@ def test_the_effect_fades_where_it_begins_and_ends_but_not_at_a_cut() -> None:
     shot[25:] = 1
     found[25:30] = False
     track = Track(found, shot, np.zeros((n, 2, 3)), np.zeros((n, 478, 2), np.float32))
-    plan = redub.plan_effect(track, Fraction(10), Fraction(0), Fraction(100))
+    plan = plan_effect(track, Fraction(10), Fraction(0), Fraction(100))
     assert plan.untouched == ((10, 13, "no face"), (25, 29, "no face"))
     assert plan.strength[:6] == pytest.approx(1)  # nothing before it that it could jump from
     assert plan.strength[6:10] == pytest.approx([0.8, 0.6, 0.4, 0.2])
@@ -152,7 +153,7 @@ def test_the_effect_fades_where_it_begins_and_ends_but_not_at_a_cut() -> None:
 
 def test_speech_covers_the_frames_in_whose_middle_it_sounds() -> None:
     track = Track(np.ones(10, bool), np.zeros(10, np.int32), np.zeros((10, 2, 3)), np.zeros((10, 478, 2), np.float32))
-    plan = redub.plan_effect(track, Fraction(25), Fraction(1, 25), Fraction(3, 25))
+    plan = plan_effect(track, Fraction(25), Fraction(1, 25), Fraction(3, 25))
     assert plan.untouched == ((0, 0, "before the speech"), (4, 9, "after the speech"))
 
 
@@ -267,8 +268,8 @@ def test_each_shot_gets_the_sharpest_of_its_own_candidates(make_job: MakeJob, tm
     shot = redub._open(job)
     speeches = [redub._hear(job, job.face, job.speech, job.speech_start)]
     [track] = redub._follow_faces(job, shot, speeches, redub._engine(job.model, job.device), lambda frame: None)
-    plan = redub.plan_effect(track, shot.rate, Fraction(0), Fraction(17, 25))  # the third shot keeps its lips
-    chosen = redub.choose_references(shot, track, plan, 96)
+    plan = plan_effect(track, shot.rate, Fraction(0), Fraction(17, 25))  # the third shot keeps its lips
+    chosen = reference.choose(shot, track, plan.strength > 0, 96)
     pictures = [picture.rgb() for picture in shot.pictures()]
     assert sorted(chosen) == [0, 1]
     for number, references in chosen.items():

@@ -16,11 +16,12 @@ import soundfile
 import torch
 from torchmetrics.image.fid import FrechetInceptionDistance
 
-from core import audio, faces, media, redub
+from core import audio, faces, media, redub, reference
 from core.errors import MediaError, NoFaceError, OutputError, SpeechError
 from core.faces import Track, Tracker
 from core.job import RedubJob
 from core.nets.syncnet import SyncNet
+from core.shot import Shot
 
 from .. import sync
 from ..losses import Lpips
@@ -195,9 +196,8 @@ class Measurer:
         }
         references = {}
         if not self._model.own_reference:
-            source = redub.Shot(str(pair.video), shot.info, 0, shot.count, shot.info.rate)
-            plan = redub.Plan(np.ones(shot.count, np.float32), ())
-            references = redub.choose_references(source, shot.track, plan, self._model.image_size)
+            source = Shot(str(pair.video), shot.info, 0, shot.count, shot.info.rate)
+            references = reference.choose(source, shot.track, np.ones(shot.count, bool), self._model.image_size)
         score = pictures.compare(shot.info, own, shot.track, self._judges.lpips, references)
         return ClipScore(
             clip=pair.video.name,
