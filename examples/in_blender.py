@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import sys
 import time
 import traceback
@@ -101,4 +102,5 @@ if __name__ == "__main__":
         traceback.print_exc()
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(status)  # bpy can hang when it is unloaded
+    shutil.rmtree(bpy.app.tempdir, ignore_errors=True)
+    os._exit(status)  # bpy can hang when it is unloaded, which would also take its temporary folder away

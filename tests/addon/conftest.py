@@ -34,6 +34,9 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     if inside:
         sys.stdout.flush()
         sys.stderr.flush()
+        import bpy  # only in here
+
+        shutil.rmtree(bpy.app.tempdir, ignore_errors=True)  # which bpy leaves when it is not unloaded
         os._exit(getattr(config, "lipsync_status", 3))
 
 
