@@ -12,6 +12,7 @@ import io
 import json
 import os
 import re
+import shutil
 import signal
 import sys
 import tempfile
@@ -24,11 +25,13 @@ from fractions import Fraction
 from pathlib import Path
 
 from . import __version__
+from .batch import Batch
 from .errors import JobError, LipSyncError, MediaError, OutputError, refused
-from .job import Failure, Progress, RedubJob, Result, fraction, from_json, number_ranges, to_json
+from .job import Failure, Progress, RedubJob, Result, fraction, number_ranges, to_json
 
 still_rate = Fraction(25)
 """Frames a second of a movie that is made of a single image, unless the user says another."""
+most_workers = 64
 image_suffixes = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".exr", ".dpx", ".bmp", ".tga", ".webp")
 
 _number_options = {
@@ -191,10 +194,14 @@ def _parser() -> argparse.ArgumentParser:
     batch = commands.add_parser(
         "batch",
         help="re-dub many shots",
-        description="Does the jobs of a file, one RedubJob in JSON a line (core/job.py).",
+        description="Does the jobs of a file, one RedubJob in JSON a line (core/job.py). Given again it goes on: what "
+        "is there, made of the same files with the same settings, is not made again.",
     )
     batch.set_defaults(work=_batch)
     batch.add_argument("jobs", metavar="JOBS.jsonl", help="paths in it count from the current folder")
+    batch.add_argument(
+        "--workers", type=int, default=1, metavar="N", help="jobs at a time, each with a job's memory; default 1"
+    )
 
     doctor = commands.add_parser(
         "doctor", help="check the installation", description="Tells what is there and what is missing."
@@ -392,7 +399,9 @@ def libraries_silenced() -> Iterator[None]:
 
 
 def _batch(arguments: argparse.Namespace) -> int:
-    """Does every job it can, however many fail; a line of JSON for each, in order."""
+    """Does every job it can, however many fail; a line of JSON for each."""
+    if not 1 <= arguments.workers <= most_workers:
+        raise JobError(f"{arguments.workers} workers are out of range.", f"Use 1 to {most_workers}.")
     try:
         lines = Path(arguments.jobs).read_text(encoding="utf-8-sig").split("\n")  # a name may hold other breaks
     except (OSError, UnicodeDecodeError) as e:
@@ -400,36 +409,42 @@ def _batch(arguments: argparse.Namespace) -> int:
             f"The list of jobs {arguments.jobs} cannot be read: {getattr(e, 'strerror', None) or 'it is no UTF-8'}.",
             "Name a text file in UTF-8 with a job a line.",
         ) from None
-    failed = number = 0
+    failed: list[int] = []
+    done = 0
     heard = True
     try:
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
-            answer = _try(line)
-            failed += isinstance(answer, Failure)
-            heard = heard and _printed(json.dumps({"line": number, **json.loads(to_json(answer))}))
+        with Batch(lines, arguments.workers) as batch, _ProgressLine() as shown:
+            for answered in batch.answers():
+                if answered is None:
+                    shown.say(_how_far(done, batch))
+                    continue
+                number, answer = answered
+                done += 1
+                if isinstance(answer, Failure):
+                    failed.append(number)
+                shown.clear()
+                heard = heard and _printed(json.dumps({"line": number, **json.loads(to_json(answer))}))
     except KeyboardInterrupt:
         return _complain(
-            f"Interrupted at line {number} of {arguments.jobs}; what the jobs above it made is complete and stays.",
-            f"To go on, start again with line {number} and those below it.",
+            f"Interrupted; {done - len(failed)} jobs of {arguments.jobs} are done, and what they made is complete.",
+            "Give the same command again: it goes on with the others.",
             status=130,
         )
     if not heard:
         return _complain("Not all answers could be written; the jobs were done all the same.", status=1)
-    return 1 if failed else 0
+    if failed:
+        which = ", ".join(map(str, sorted(failed)))
+        return _complain(
+            f"{len(failed)} of {done} jobs failed, in line {which}.",
+            "Given again, the same command does only what is missing.",
+            status=1,
+        )
+    return 0
 
 
-def _try(line: str) -> Result | Failure:
-    try:
-        job = from_json(line)
-        if not isinstance(job, RedubJob):
-            raise JobError(f"A {job.type} message is no job.", 'A job has "type": "redub".')
-        return _run(job)
-    except Exception as e:
-        if _interrupted.is_set():
-            raise KeyboardInterrupt from None
-        return _failure(e)
+def _how_far(done: int, batch: Batch) -> str:
+    lines = [f"line {number}: {_ProgressLine.told(progress)}" for number, progress in sorted(batch.running.items())]
+    return "; ".join([f"{done} of {batch.count} jobs done", *lines])
 
 
 def _answer(text: str) -> None:
@@ -473,17 +488,26 @@ class _ProgressLine:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.clear()
+
+    def clear(self) -> None:
         if self._last:
             print("\r\033[K", end="", file=sys.stderr, flush=True)
 
     def show(self, progress: Progress) -> None:
-        now = time.monotonic()
-        if not self._shown or (now - self._last < 0.1 and progress.done < progress.total):
-            return
-        self._last = now
+        if time.monotonic() - self._last >= 0.1 or progress.done == progress.total:
+            self.say(self.told(progress))
+
+    def say(self, text: str) -> None:
+        if self._shown:
+            self._last = time.monotonic()
+            text = text[: shutil.get_terminal_size().columns - 1]
+            print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
+
+    @classmethod
+    def told(cls, progress: Progress) -> str:
         share = 100 * progress.done // max(1, progress.total)
-        text = f"{self.words[progress.stage]}: frame {progress.done} of {progress.total} ({share} %)"
-        print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
+        return f"{cls.words[progress.stage]}: frame {progress.done} of {progress.total} ({share} %)"
 
 
 def _tell(result: Result) -> None:

@@ -228,6 +228,9 @@ class Result:
     """File names inside `output`, for an image sequence."""
     seconds: float = 0.0
     """How long the job took."""
+    made_before: bool = False
+    """Nothing was done: an earlier run has made the output, of the same files with the same settings. Its warnings were
+    told then."""
 
 
 @dataclass(frozen=True)

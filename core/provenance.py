@@ -14,7 +14,7 @@ from typing import Any
 from xml.sax.saxutils import escape
 
 from . import __version__, credentials, media
-from .job import RedubJob
+from .job import RedubJob, Result
 from .nets.checkpoint import default_model
 
 tool = "Lip Sync Redub"
@@ -63,9 +63,9 @@ def label(
         sign: signs the new media; from `signer`.
         go_on: called after every megabyte of input that was read; may raise to end the work.
     """
-    model = Path(job.model) if job.model else default_model
-    weights = told(str(model), go_on)
-    name = str(card.get("name") or model.stem)
+    origin = _origin(job, pictures, go_on)
+    weights = origin["weights"]
+    name = str(card.get("name") or _model(job).stem)
     sentence = f"The lips were synthesised by {tool} {__version__} with the model {name} ({weights['sha256'][:16]})."
     ranges = [list(one) for one in changed]
     record = {
@@ -73,12 +73,8 @@ def label(
         "version": __version__,
         "statement": sentence if ranges else "No frame was changed.",
         "digital_source_type": source_type if ranges else "",
-        "inputs": {
-            "pictures": [told(path, go_on) for path in pictures],
-            "speech": [told(path, go_on) for path in (job.speech, *(speech for _, speech, _ in job.others))],
-            "mix": [told(job.mix, go_on)] if job.mix else [],
-        },
-        "settings": _settings(job, go_on),
+        "inputs": origin["inputs"],
+        "settings": origin["settings"],
         "model": {"name": name, "licence": str(card.get("licence", "")), "file": weights},
         "result": {"frames": frames, "changed": ranges, "untouched": [list(one) for one in untouched]},
     }
@@ -97,6 +93,32 @@ def label(
     )
 
 
+def made_before(job: RedubJob) -> Result | None:
+    """What an earlier run answered, if the job's output is there, made of the same files with the same settings.
+
+    The tool's version may have been another. None too where the record beside the output cannot be read.
+    """
+    if not os.path.lexists(job.output):
+        return None
+    last = None if job.frame_count is None else job.start_frame + job.frame_count
+    pictures = job.images[job.start_frame : last] or (job.video,)
+    try:
+        record = json.loads(Path(media.record_path(job.output)).read_text(encoding="utf-8"))
+        made = record["result"]
+        said = {"inputs": record["inputs"], "settings": record["settings"], "weights": record["model"]["file"]}
+        if said != _origin(job, pictures):
+            return None
+        return Result(
+            output=job.output,
+            frames=int(made["frames"]),
+            changed=sum(last - first + 1 for first, last in made["changed"]),
+            untouched=tuple((int(first), int(last), str(why)) for first, last, why in made["untouched"]),
+            made_before=True,
+        )
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
+
+
 def signer(job: RedubJob, endings: set[str]) -> credentials.Sign | None:
     """What signs the job's output; None where the job names no certificate.
 
@@ -112,6 +134,23 @@ def signer(job: RedubJob, endings: set[str]) -> credentials.Sign | None:
         "description": "The lips were synthesised to follow other speech.",
     }
     return credentials.signer(job.c2pa_certificate, job.c2pa_key, endings, statement)
+
+
+def _model(job: RedubJob) -> Path:
+    return Path(job.model) if job.model else default_model
+
+
+def _origin(job: RedubJob, pictures: Iterable[str], go_on: Callable[[], None] = lambda: None) -> dict[str, Any]:
+    """What decides a job's result: its files, its settings and the model's weights, as JSON has them."""
+    return {
+        "inputs": {
+            "pictures": [told(path, go_on) for path in pictures],
+            "speech": [told(path, go_on) for path in (job.speech, *(speech for _, speech, _ in job.others))],
+            "mix": [told(job.mix, go_on)] if job.mix else [],
+        },
+        "settings": _settings(job, go_on),
+        "weights": told(str(_model(job)), go_on),
+    }
 
 
 def told(path: str, go_on: Callable[[], None] = lambda: None) -> dict[str, Any]:

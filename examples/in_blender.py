@@ -74,8 +74,7 @@ def _build_scene(video: Path, speech: Path, rate: Fraction) -> Any:
 
 def _listen_to_worker() -> dict[str, Any]:
     """A dict that gets the job sent to the worker and the result it answers with, for the report."""
-    module = f"{package}.lipsync_addon.client"
-    client, job = sys.modules[module], sys.modules[module.replace("lipsync_addon.client", "core.job")]
+    client, job = (sys.modules[f"{package}.core.{name}"] for name in ("client", "job"))
     heard: dict[str, Any] = {}
 
     class Tapped(client.Worker):

@@ -7,9 +7,7 @@ The window's modal operator calls `step` from a timer, everything else calls it 
 
 from __future__ import annotations
 
-import glob
 import os
-import shutil
 import tempfile
 import time
 import uuid
@@ -22,8 +20,8 @@ from typing import Any
 
 import bpy
 
-from . import client, people, runtime, speech, strips
-from .shared import errors, job
+from . import people, runtime, speech, strips
+from .shared import client, errors, job
 
 patience = 10
 """Seconds that a worker gets to give up a job before it is ended by force."""
@@ -196,7 +194,9 @@ class Batch:
             quality=self._settings.quality,
         )
         if self._worker is None:
-            self._worker = client.Worker(runtime.command(self._settings.python), self._settings.log)
+            self._worker = client.Worker(
+                runtime.command(self._settings.python), self._settings.log, runtime.clean_environment()
+            )
         self._worker.send(request)
 
     def _suffix(self, source: Path) -> str:
@@ -240,8 +240,8 @@ class Batch:
     def _finish(self, result: job.Result) -> bool:
         shot = self._tasks[0].shot
         if result.frames != shot.count:  # the pictures would slide against the strip's handles
-            _remove(self._output)
-            _remove(self._output.with_name(f"{self._output.name}.lipsync.json"))
+            client.remove(self._output)
+            client.remove(self._output.with_name(f"{self._output.name}.lipsync.json"))
             message = f"The new media has {result.frames} frames, but the strip needs {shot.count}."
             self._end_task(job.Failure("MediaError", message, "Convert the footage to an even frame rate first."))
             return False
@@ -284,24 +284,11 @@ class Batch:
             self._worker = None
 
     def _remove_leftovers(self) -> None:
-        """What an ended worker could not remove itself: `.NAME.TOKEN.part`, as core.media.write names it.
-
-        And the folder, if it was made for the job and has stayed empty.
-        """
+        """What an ended worker could not remove itself, and the folder, if it was made for the job and stayed empty."""
         output, self._output = self._output, Path()
         if not output.name:  # no job is running
             return
-        for path in output.parent.glob(f".{glob.escape(output.name)}.*.part*"):
-            _remove(path)
+        client.remove_leftovers(output)
         if self._made_folder:
             with suppress(OSError):  # something lies in it
                 output.parent.rmdir()
-
-
-def _remove(path: Path) -> None:
-    """A movie or a folder of images, as far as the system lets us."""
-    if path.is_dir():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        with suppress(OSError):
-            path.unlink()

@@ -10,15 +10,25 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from .client import clean_environment
 from .shared import core, errors
 
 core_folder = Path(core.__file__).parent
+# Blender's own libraries and Python settings would break another Python.
+foreign_variables = ("LD_LIBRARY_PATH", "LD_PRELOAD", "DYLD_LIBRARY_PATH", "DYLD_INSERT_LIBRARIES")
 needed_modules = (
     "av", "cv2", "mediapipe", "numpy", "onnxruntime", "platformdirs", "safetensors", "scipy", "silero_vad", "torch",
 )  # fmt: skip
 ready_mark = "lipsync-ready"
 """File in a runtime made here; missing while it is made, so that a half-made one is never used."""
+
+
+def clean_environment() -> dict[str, str]:
+    """This process's environment without what is meant for Blender's Python and libraries."""
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("PYTHON") and name not in foreign_variables
+    }
 
 
 def own_python(folder: Path) -> Path:

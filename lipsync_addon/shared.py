@@ -6,9 +6,9 @@
 
 if __name__.count(".") > 1:
     from .. import core  # pyright: ignore[reportAttributeAccessIssue]
-    from ..core import errors, job  # pyright: ignore[reportMissingImports]
+    from ..core import client, errors, job  # pyright: ignore[reportMissingImports]
 else:
     import core
-    from core import errors, job
+    from core import client, errors, job
 
-__all__ = ["core", "errors", "job"]
+__all__ = ["client", "core", "errors", "job"]

@@ -5,7 +5,7 @@ from .damage import told
 from .encodings import suffixes
 from .fields import Field, moments, split, woven
 from .images import check_kinds
-from .label import Label
+from .label import Label, record_path
 from .picture import Picture
 from .probe import SourceInfo, probe, probe_images
 from .read import read
@@ -28,6 +28,7 @@ __all__ = [
     "probe",
     "probe_images",
     "read",
+    "record_path",
     "split",
     "suffixes",
     "told",

@@ -38,10 +38,15 @@ class Label:
     None: none are wanted."""
 
 
-def record_path(output: str, kind: str) -> str:
-    """Where the record of an output lies: beside a movie, inside a folder of images."""
+def record_path(output: str, kind: str = "") -> str:
+    """Where the record of an output lies: beside a movie, inside a folder of images.
+
+    Args:
+        kind: of the output, `movie` or `images`; empty: of that which is there.
+    """
     name = f"{os.path.basename(os.path.normpath(output))}.lipsync.json"
-    return os.path.join(output, name) if kind == "images" else os.path.join(os.path.dirname(output), name)
+    inside = kind == "images" or (not kind and os.path.isdir(output))
+    return os.path.join(output, name) if inside else os.path.join(os.path.dirname(output), name)
 
 
 def is_record(path: str) -> bool:

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from core import __version__, errors, job
-from lipsync_addon import client, package, runtime
+from core import __version__, client, errors, job
+from lipsync_addon import package, runtime
 
 repository = Path(__file__).parent.parent.parent
 

@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -18,7 +17,6 @@ import pytest
 
 from core import cli, media
 from core.errors import MediaError
-from core.job import RedubJob, to_json
 
 
 @pytest.fixture
@@ -131,33 +129,6 @@ def test_wrong_inputs_get_a_sentence_a_hint_and_status_2_and_nothing_is_written(
     assert os.listdir(tmp_path) == before
 
 
-def test_a_batch_goes_on_after_a_failure_and_says_so_in_its_status(
-    inputs: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    video, speech, _, model, _, device = inputs
-    good = RedubJob(
-        video=video, speech=speech, model=model, device=device, output=str(tmp_path / "a.mkv"), frame_count=3
-    )
-    bad = RedubJob(video="none.mp4", speech=speech, output=str(tmp_path / "b.mkv"))
-    jobs = tmp_path / "jobs.jsonl"
-    jobs.write_text("\n".join(["{broken", to_json(bad), "", to_json(good)]) + "\n")
-    assert cli.main(["batch", str(jobs)]) == 1
-    answers = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert [(a["line"], a["type"], a.get("kind")) for a in answers] == [
-        (1, "failure", "JobError"),
-        (2, "failure", "MediaError"),
-        (4, "result", None),
-    ]
-    assert Path(good.output).exists()
-    Path(good.output).unlink()
-    jobs.write_text(to_json(good))
-    assert cli.main(["batch", str(jobs)]) == 0
-
-
-def test_a_missing_list_of_jobs_is_a_mistake(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    refused(capsys)(["batch", str(tmp_path / "none.jsonl")])
-
-
 def test_a_crash_is_a_sentence_and_a_file_to_report(
     inputs: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -202,34 +173,6 @@ def test_an_interrupted_job_leaves_nothing(
     assert process.returncode == 130
     assert "Traceback" not in err
     assert os.listdir(tmp_path) == []
-
-
-@pytest.mark.skipif(os.name == "nt", reason="Windows sends Ctrl-C to consoles, not to processes")
-def test_an_interrupted_batch_says_what_is_done(
-    inputs: list[str], make_clip: Callable[..., Path], tmp_path: Path
-) -> None:
-    """Whoever hears that nothing was changed starts all jobs again, and loses hours of them."""
-    program = telling("job.output, p.stage", "p.done == 1")
-    video, speech, _, model, _, device = inputs
-    first = RedubJob(
-        video=video, speech=speech, model=model, device=device, output=str(tmp_path / "a.mkv"), frame_count=3
-    )
-    second = replace(first, video=str(make_clip(300)), output=str(tmp_path / "b.mkv"), frame_count=None)
-    jobs = tmp_path / "jobs.jsonl"
-    jobs.write_text(f"{to_json(first)}\n{to_json(second)}\n")
-    process = subprocess.Popen(
-        [sys.executable, "-c", program, "batch", str(jobs)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    assert process.stdout
-    while (said := process.stdout.readline()) != f"{second.output} lips\n":
-        assert said, "the batch ended before it could be interrupted"
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=120)
-    assert process.returncode == 130
-    assert "line 2" in err
-    assert "complete" in err
-    assert "nothing was changed" not in err
-    assert sorted(os.listdir(tmp_path)) == ["a.mkv", "a.mkv.lipsync.json", "jobs.jsonl"]
 
 
 def test_the_doctor_names_what_is_missing(

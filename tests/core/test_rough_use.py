@@ -351,9 +351,13 @@ def test_every_line_of_a_list_is_done_or_answered(
     assert cli.main(["batch", "jobs"]) == 1
     answers = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [answer["line"] for answer in answers] == list(range(1, len(broken) + 4))
-    assert [answer["type"] for answer in answers] == ["result", *(len(broken) + 1) * ["failure"], "result"]
-    assert all(answer["kind"] != "Crash" and answer["hint"] for answer in answers[1:-1])
-    assert "exists already" in answers[-2]["message"]  # the same job again
+    assert [answer["type"] for answer in answers] == ["result", *len(broken) * ["failure"], "result", "result"]
+    assert all(answer["kind"] != "Crash" and answer["hint"] for answer in answers[1:-2])
+    assert [answers[i]["made_before"] for i in (0, -2, -1)] == [
+        False,
+        True,
+        False,
+    ]  # the last but one is the first again
 
 
 @posix

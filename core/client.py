@@ -1,45 +1,54 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The worker process as Blender sees it: start it, send a job, hear its messages, cancel, notice its death."""
+"""The worker process as Blender and a batch see it: start it, send a job, hear its messages, cancel, notice its death.
+
+Standard library only: Blender's Python loads it.
+"""
 
 from __future__ import annotations
 
-import os
+import glob
 import queue
+import shutil
 import subprocess
 import threading
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from .shared import errors, job
-
-# Blender's own libraries and Python settings would break another Python.
-foreign_variables = ("LD_LIBRARY_PATH", "LD_PRELOAD", "DYLD_LIBRARY_PATH", "DYLD_INSERT_LIBRARIES")
+from . import errors, job
 
 grace = 5.0
 """Seconds that a worker gets to clean up before it is ended by force."""
 
 
-def clean_environment() -> dict[str, str]:
-    """This process's environment without what is meant for Blender's Python and libraries."""
-    return {
-        name: value
-        for name, value in os.environ.items()
-        if not name.startswith("PYTHON") and name not in foreign_variables
-    }
+def remove_leftovers(output: Path) -> None:
+    """Removes what an ended worker could not: `.NAME.TOKEN.part` beside its output, as core.media.write names it."""
+    for path in output.parent.glob(f".{glob.escape(output.name)}.*.part*"):
+        remove(path)
+
+
+def remove(path: Path) -> None:
+    """Removes a movie or a folder of images, as far as the system lets us."""
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            path.unlink()
 
 
 class Worker:
     """A running worker.
 
     Args:
-        command: the program and its arguments (runtime.command).
+        command: the program and its arguments.
         log: file that gets what the worker writes to stderr; replaced.
+        environment: its environment variables; None: this process's.
 
     Raises:
         LipSyncError: the program cannot be started, or the log not be written.
     """
 
-    def __init__(self, command: list[str], log: Path) -> None:
+    def __init__(self, command: list[str], log: Path, environment: Mapping[str, str] | None = None) -> None:
         self.log = log
         self._messages: queue.SimpleQueue[job.Message | None] = queue.SimpleQueue()
         try:
@@ -54,7 +63,7 @@ class Worker:
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     stderr=stderr,
-                    env=clean_environment(),
+                    env=environment,
                     creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),  # else Windows shows a console
                 )
         except OSError as e:

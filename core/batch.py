@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Many jobs in worker processes: one that crashes ends no other, and what an earlier run has made is not made again."""
+
+from __future__ import annotations
+
+import os
+import queue
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+
+from .client import Worker, remove_leftovers
+from .errors import JobError, LipSyncError
+from .job import Cancel, Failure, Progress, RedubJob, Result, from_json
+
+listen = 0.2
+"""Seconds between two looks at whether somebody wants the batch to end."""
+patience = 10.0
+"""Seconds that a worker gets to give up a job before it is ended by force."""
+thread_variables = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
+
+
+class Batch:
+    """A list of jobs and the workers that do them. A context manager: leaving it ends the workers.
+
+    A worker is a process with its own nets, so each takes the memory of one job.
+
+    Args:
+        lines: one job in JSON each; blank ones count, and are skipped.
+        workers: how many jobs are done at a time.
+    """
+
+    def __init__(self, lines: Sequence[str], workers: int = 1) -> None:
+        self.running: dict[int, Progress] = {}
+        """By line, how far the jobs are that are being done."""
+        self._jobs = [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
+        self.count = len(self._jobs)
+        """Jobs in the list."""
+        self._todo = iter(self._jobs)
+        self._taking = threading.Lock()
+        self._answers: queue.SimpleQueue[tuple[int, Result | Failure]] = queue.SimpleQueue()
+        self._stop = threading.Event()
+        self._environment = _environment(workers)
+        self._threads = [threading.Thread(target=self._work, daemon=True) for _ in range(min(workers, self.count))]
+
+    def __enter__(self) -> Batch:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+
+    def answers(self) -> Iterator[tuple[int, Result | Failure] | None]:
+        """The number of each job's line with its answer, as they end; now and then None, so that the caller can act."""
+        told = 0
+        while told < self.count:
+            try:
+                yield self._answers.get(timeout=listen)
+                told += 1
+            except queue.Empty:
+                yield None
+
+    def _work(self) -> None:
+        hand = _Hand(self._environment, self._stop)
+        try:
+            while not self._stop.is_set():
+                with self._taking:
+                    number, line = next(self._todo, (0, ""))
+                if not number:
+                    break
+                answer = self._answer(hand, number, line)
+                self.running.pop(number, None)
+                self._answers.put((number, answer))
+        finally:
+            hand.close()
+
+    def _answer(self, hand: _Hand, number: int, line: str) -> Result | Failure:
+        try:
+            job = from_json(line)
+            if not isinstance(job, RedubJob):
+                raise JobError(f"A {job.type} message is no job.", 'A job has "type": "redub".')
+            if os.path.lexists(job.output):
+                from .provenance import made_before  # late: torch takes seconds
+
+                if made := made_before(job):
+                    return made
+            return hand.do(job, partial(self.running.__setitem__, number))
+        except LipSyncError as e:
+            return Failure(type(e).__name__, str(e), e.hint)
+        except Exception as e:  # of this process, such as too few file descriptors: the other jobs go on
+            return Failure("Crash", f"The job could not be handed on ({type(e).__name__}: {e}).", "Try again.")
+
+
+class _Hand:
+    """One worker, started when there is a job for it and anew after a crash."""
+
+    def __init__(self, environment: dict[str, str], stop: threading.Event) -> None:
+        self._environment, self._stop = environment, stop
+        self._worker: Worker | None = None
+
+    def do(self, job: RedubJob, report: Callable[[Progress], None]) -> Result | Failure:
+        """The worker's answer to a job. After a crash, or an end by force, nothing is left of its output."""
+        if self._worker is None:
+            handle, log = tempfile.mkstemp(prefix="lipsync-worker-", suffix=".log")
+            os.close(handle)
+            program = Path(__file__).with_name("worker.py")
+            self._worker = Worker([sys.executable, "-X", "utf8", str(program)], Path(log), self._environment)
+        self._worker.send(job)
+        waited = 0.0
+        while waited <= patience:
+            message = self._worker.receive(listen)
+            if isinstance(message, Progress):
+                report(message)
+            elif isinstance(message, Result) or (isinstance(message, Failure) and message.kind != "Crash"):
+                return message
+            elif isinstance(message, Failure):
+                self.close(keep_log=True)
+                remove_leftovers(Path(job.output))
+                return message
+            if self._stop.is_set():
+                if not waited:
+                    self._worker.send(Cancel())
+                waited += listen
+        self.close()
+        remove_leftovers(Path(job.output))
+        return Failure("Cancelled", "The job was cancelled; nothing was changed.")
+
+    def close(self, keep_log: bool = False) -> None:
+        if self._worker:
+            self._worker.close()
+            if not keep_log:
+                with suppress(OSError):
+                    self._worker.log.unlink()
+            self._worker = None
+
+
+def _environment(workers: int) -> dict[str, str]:
+    """A worker's: several share the processor's cores, where the user has not divided them otherwise."""
+    environment = dict(os.environ)
+    if workers > 1 and not any(name in environment for name in thread_variables):
+        environment |= {name: str(max(1, (os.cpu_count() or 1) // workers)) for name in thread_variables}
+    return environment

@@ -1,0 +1,225 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A night's list of shots: one bad shot costs no other, and a list that was cut short goes on where it was."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import pytest
+from portrait_clips import write_images
+
+from core import batch, cli, redub
+from core.client import Worker
+from core.job import Failure, RedubJob, Result, to_json
+from core.provenance import made_before
+
+
+@pytest.fixture
+def job(make_clip: Callable[..., Path], make_speech: Callable[..., Path], tiny_model: Path, tmp_path: Path) -> RedubJob:
+    return RedubJob(
+        video=str(make_clip()),
+        speech=str(make_speech(1.2)),
+        model=str(tiny_model),
+        device="cpu",
+        output=str(tmp_path / "a.mkv"),
+        frame_count=3,
+    )
+
+
+@pytest.fixture
+def lipsync_batch(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, list[Any]]]:
+    """lipsync_batch(job or line, …, options): exit status and answers in the order of their lines."""
+
+    def run(*jobs: RedubJob | str, options: tuple[str, ...] = ()) -> tuple[int, list[Any]]:
+        lines = [job if isinstance(job, str) else to_json(job) for job in jobs]
+        (tmp_path / "jobs.jsonl").write_text("\n".join(lines) + "\n")
+        status = cli.main(["batch", str(tmp_path / "jobs.jsonl"), *options])
+        answers = map(json.loads, capsys.readouterr().out.splitlines())
+        return status, sorted(answers, key=lambda answer: answer["line"])
+
+    return run
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> list[Worker]:
+    """All workers that a batch starts."""
+    workers: list[Worker] = []
+
+    class Known(Worker):
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments)
+            workers.append(self)
+
+    monkeypatch.setattr(batch, "Worker", Known)
+    return workers
+
+
+def test_a_batch_goes_on_after_a_failure_and_says_so_in_its_status(
+    job: RedubJob, lipsync_batch: Callable[..., tuple[int, list[Any]]], tmp_path: Path
+) -> None:
+    bad = RedubJob(video="none.mp4", speech=job.speech, output=str(tmp_path / "b.mkv"))
+    status, answers = lipsync_batch("{broken", bad, "", job)
+    assert status == 1
+    assert [(a["line"], a["type"], a.get("kind")) for a in answers] == [
+        (1, "failure", "JobError"),
+        (2, "failure", "MediaError"),
+        (4, "result", None),
+    ]
+    assert Path(job.output).exists()
+
+
+def test_a_list_given_again_makes_only_what_is_missing(
+    job: RedubJob, lipsync_batch: Callable[..., tuple[int, list[Any]]], started: list[Worker], tmp_path: Path
+) -> None:
+    """After a power cut two hundred finished shots would be refused, or made once more under new names."""
+    late = tmp_path / "late.wav"
+    second = replace(job, speech=str(late), output=str(tmp_path / "b.mkv"))
+    other = replace(job, strength=0.5)
+    status, first = lipsync_batch(job, second, other)
+    assert (status, [a["type"] for a in first]) == (1, ["result", "failure", "failure"])
+    assert "exists already" in first[2]["message"]
+    kept = Path(job.output).stat().st_mtime_ns, Path(job.output).read_bytes()
+    late.write_bytes(Path(job.speech).read_bytes())
+    status, again = lipsync_batch(job, second)
+    assert (status, [a["made_before"] for a in again]) == (0, [True, False])
+    said_once = {"seconds": 0, "made_before": False, "warnings": []}
+    assert {**again[0], **said_once} == {**first[0], **said_once}
+    assert (Path(job.output).stat().st_mtime_ns, Path(job.output).read_bytes()) == kept
+    begun = len(started)
+    assert [a["made_before"] for a in lipsync_batch(job, second)[1]] == [True, True]
+    assert len(started) == begun  # nothing to do, no nets loaded
+
+
+def test_what_another_job_has_made_is_not_taken_for_this_ones(job: RedubJob, tmp_path: Path) -> None:
+    """The editor has a new take of the speech: the old lips must not pass for those of the new one."""
+    for name in ("speech", "model"):
+        copy = tmp_path / Path(getattr(job, name)).name
+        shutil.copy(getattr(job, name), copy)
+        job = replace(job, **{name: str(copy)})
+    job = replace(job, speech_start=Fraction(1, 25))
+    assert made_before(job) is None
+    made = redub.run(job)
+    assert made_before(job) == replace(made, seconds=0.0, warnings=(), made_before=True)
+    changes = {"strength": 0.5, "start_frame": 1, "frame_count": None, "speech": job.video, "sound": "speech"}
+    for change in ({name: value} for name, value in changes.items()):
+        assert made_before(replace(job, **change)) is None, change
+    for path in (Path(job.speech), Path(job.model)):
+        whole = path.read_bytes()
+        path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+        assert made_before(job) is None, path
+        path.write_bytes(whole)
+    assert made_before(job)
+    record = Path(job.output + ".lipsync.json")
+    good = json.loads(record.read_text())
+    for broken in (
+        "",
+        "[]",
+        "{}",
+        *(json.dumps({**good, **odd}) for odd in ({"result": {"frames": "9"}}, {"model": 5})),
+    ):
+        record.write_text(broken)
+        assert made_before(job) is None, broken
+    record.unlink()
+    assert made_before(job) is None
+
+
+def test_a_folder_of_images_is_known_again(job: RedubJob, tmp_path: Path) -> None:
+    folder = tmp_path / "frames"
+    write_images(folder, "png", "rgb24", "png")
+    paths = tuple(sorted(map(str, folder.iterdir())))
+    job = replace(job, video="", images=paths, rate=Fraction(24), start_frame=1, output=str(tmp_path / "new"))
+    made = redub.run(job)
+    known = made_before(job)
+    assert known and (known.frames, known.changed) == (made.frames, made.changed)
+    Path(paths[2]).write_bytes(Path(paths[3]).read_bytes())
+    assert made_before(job) is None
+
+
+def test_a_shot_that_kills_its_worker_costs_no_other(
+    job: RedubJob, make_clip: Callable[..., Path], started: list[Worker], tmp_path: Path
+) -> None:
+    """A decoder that crashes, or the system that wants memory back, would end the whole night's list."""
+    first = replace(job, video=str(make_clip(300)), frame_count=None)
+    second = replace(job, output=str(tmp_path / "b.mkv"))
+    with batch.Batch([to_json(first), to_json(second)]) as work:
+        answers = {}
+        for answered in work.answers():
+            if answered:
+                answers[answered[0]] = answered[1]
+            elif 1 in work.running and list(tmp_path.glob(".a.mkv.*.part*")):
+                started[0]._process.kill()
+    assert isinstance(answers[1], Failure) and answers[1].kind == "Crash"
+    assert str(started[0].log) in answers[1].hint and started[0].log.exists()
+    started[0].log.unlink()
+    assert isinstance(answers[2], Result) and len(started) == 2 and not started[1].log.exists()
+    assert sorted(os.listdir(tmp_path)) == ["b.mkv", "b.mkv.lipsync.json"]
+
+
+def test_several_workers_do_several_jobs_at_a_time(
+    job: RedubJob, lipsync_batch: Callable[..., tuple[int, list[Any]]], started: list[Worker], tmp_path: Path
+) -> None:
+    jobs = [replace(job, frame_count=20, output=str(tmp_path / f"{n}.mkv")) for n in range(4)]
+    at_once = 0
+    with batch.Batch([to_json(one) for one in jobs], 2) as work:
+        for answered in work.answers():
+            at_once = max(at_once, len(work.running))
+            assert answered is None or isinstance(answered[1], Result)
+    assert (at_once, len(started)) == (2, 2)
+    assert all(worker._process.returncode is not None for worker in started)
+    status, answers = lipsync_batch(*jobs, options=("--workers", "3"))
+    assert (status, [a["made_before"] for a in answers]) == (0, 4 * [True])
+
+
+@pytest.mark.parametrize("workers", ["0", "65", "-1"])
+def test_a_wrong_number_of_workers_is_a_mistake(
+    workers: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["batch", str(tmp_path / "none.jsonl"), "--workers", workers]) == 2
+    assert "out of range" in capsys.readouterr().err
+
+
+def test_a_missing_list_of_jobs_is_a_mistake(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["batch", str(tmp_path / "none.jsonl")]) == 2
+    error, hint = capsys.readouterr().err.splitlines()
+    assert "cannot be read" in error and hint.startswith("hint: ")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows sends Ctrl-C to consoles, not to processes")
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_batch_says_what_is_done(
+    job: RedubJob, make_clip: Callable[..., Path], tmp_path: Path, sent: signal.Signals
+) -> None:
+    """Whoever hears that nothing was changed starts all jobs again, and loses hours of them."""
+    second = replace(job, video=str(make_clip(300)), output=str(tmp_path / "b.mkv"), frame_count=None)
+    (tmp_path / "jobs.jsonl").write_text(f"{to_json(job)}\n{to_json(second)}\n")
+    program = (
+        "import signal, sys\nfrom core import cli\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # the jobs of a shell's background ignore it
+        "sys.exit(cli.main(sys.argv[1:]))"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", program, "batch", str(tmp_path / "jobs.jsonl")],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while not list(tmp_path.glob(".b.mkv.*.part*")):
+        assert process.poll() is None, "the batch ended before it could be interrupted"
+        time.sleep(0.05)
+    process.send_signal(sent)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert "1 jobs" in err and "is complete" in err and "nothing was changed" not in err
+    assert "Traceback" not in err
+    assert sorted(os.listdir(tmp_path)) == ["a.mkv", "a.mkv.lipsync.json", "jobs.jsonl"]
