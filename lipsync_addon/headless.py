@@ -6,7 +6,7 @@ import argparse
 import os
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +18,22 @@ from .shared import errors
 _command = None
 
 
-def redub_scene(scene: bpy.types.Scene, names: Sequence[str] = (), speech: str = "") -> batch.Batch:
+def redub_scene(
+    scene: bpy.types.Scene,
+    names: Sequence[str] = (),
+    speech: str = "",
+    *,
+    remaining: bool = False,
+    finished: Callable[[], None] = lambda: None,
+) -> batch.Batch:
     """Re-dubs strips and waits; progress goes to stdout.
 
     Args:
         scene: where the strips are.
         names: of the strips; empty: every movie and image strip that is not muted.
         speech: name of the sound strip to use; empty: all that are heard over the strip.
+        remaining: leave out strips that play new media over their whole length.
+        finished: called whenever a strip has got new media; may raise to end the work.
 
     Returns:
         The ended batch: what is done, and the problems.
@@ -35,11 +44,14 @@ def redub_scene(scene: bpy.types.Scene, names: Sequence[str] = (), speech: str =
     chosen = _named(scene, names) if names else [s for s in _named(scene) if not strips.muted(s, scene)]
     if not chosen:
         raise errors.LipSyncError(f"The scene “{scene.name}” has no strip to re-dub.", "Add a movie strip.")
+    if remaining:
+        chosen = [s for s in chosen if not strips.record_of(s) or strips.outgrown(s)]
     work = batch.Batch(scene, chosen, preferences.settings(bpy.context), speech)
     said = ""
     try:
         while work.running:
-            work.step(0.5)
+            if work.step(0.5):
+                finished()
             text = f"{work.text} {int(work.fraction * 10) * 10}%"
             if work.running and text != said:
                 print(said := text, flush=True)
@@ -65,21 +77,29 @@ def _named(scene: bpy.types.Scene, names: Sequence[str] = ()) -> list[Any]:
 
 
 def redub_file(
-    blend: Path, names: Sequence[str] = (), speech: str = "", scene: str = "", output: Path | None = None
+    blend: Path,
+    names: Sequence[str] = (),
+    speech: str = "",
+    scene: str = "",
+    output: Path | None = None,
+    remaining: bool = False,
 ) -> int:
     """Opens a .blend, re-dubs its strips and saves it; see `main` for the exit status it returns."""
     try:
         bpy.ops.wm.open_mainfile(filepath=str(blend), load_ui=False, use_scripts=False)
     except RuntimeError as e:
         return _complain(errors.MediaError(f"{blend} cannot be opened: {str(e).strip()}", "Name a .blend file."))
-    return _redub_and_save(names, speech, scene, output)
+    return _redub_and_save(names, speech, scene, output, remaining)
 
 
 def main(argv: Sequence[str]) -> int:
-    """`lipsync [--strip NAME]… [--speech NAME] [--scene NAME] [--revert] [-o FILE]` on the open .blend.
+    """`lipsync [--strip NAME]… [--speech NAME] [--scene NAME] [--remaining | --revert] [-o FILE]` on the open .blend.
+
+    The .blend is saved after every strip, so that whatever ends the work costs the running one alone.
 
     Returns:
-        Exit status: 0 all strips done, 1 some or all not (the others are saved), 2 a mistake in the request.
+        Exit status: 0 all strips done, 1 some or all not (the others are saved), 2 a mistake in the request, 130
+        interrupted (what is done is saved).
     """
     parser = argparse.ArgumentParser(
         prog="blender -b FILM.blend --command lipsync", description="Re-dubs strips of the open .blend and saves it."
@@ -87,7 +107,9 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--strip", action="append", default=[], metavar="NAME", help="strip; default: all not muted")
     parser.add_argument("--speech", default="", metavar="NAME", help="sound strip; default: all heard over the strip")
     parser.add_argument("--scene", default="", metavar="NAME", help="default: the open one")
-    parser.add_argument("--revert", action="store_true", help="give the strips their original media back instead")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--remaining", action="store_true", help="go on: leave out strips that are re-dubbed already")
+    which.add_argument("--revert", action="store_true", help="give the strips their original media back instead")
     parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="save the .blend there instead")
     try:
         asked = parser.parse_args(argv)
@@ -95,17 +117,21 @@ def main(argv: Sequence[str]) -> int:
         return e.code if isinstance(e.code, int) else 2
     if asked.revert:
         return _revert_and_save(asked.strip, asked.scene, asked.output)
-    return _redub_and_save(asked.strip, asked.speech, asked.scene, asked.output)
+    return _redub_and_save(asked.strip, asked.speech, asked.scene, asked.output, asked.remaining)
 
 
-def _redub_and_save(names: Sequence[str], speech: str, scene_name: str, output: Path | None) -> int:
+def _redub_and_save(names: Sequence[str], speech: str, scene_name: str, output: Path | None, remaining: bool) -> int:
+    save = _Save(output)
     try:
         _check_target(output)
-        work = redub_scene(_scene(scene_name), names, speech)
-        if work.done:
-            _save(output)
+        work = redub_scene(_scene(scene_name), names, speech, remaining=remaining, finished=save)
     except errors.LipSyncError as e:
         return _complain(e)
+    except KeyboardInterrupt:
+        print("Interrupted; the strips that were done are saved. --remaining goes on with the others.", file=sys.stderr)
+        return 130
+    if remaining and not work.total and not work.problems:
+        print("Every strip has been re-dubbed already.")
     for line in work.done:
         print(line)
     for line in work.problems:
@@ -119,7 +145,7 @@ def _revert_and_save(names: Sequence[str], scene_name: str, output: Path | None)
         chosen = [s for s in _named(_scene(scene_name), names) if strips.record_of(s)]
         done, problems = strips.revert_each(chosen)
         if done:
-            _save(output)
+            _Save(output)()
     except errors.LipSyncError as e:
         return _complain(e)
     print(f"{done} strip(s) play the original media again.")
@@ -157,14 +183,36 @@ def _check_target(output: Path | None) -> None:
         raise errors.OutputError(f"The .blend cannot be saved as {target} ({reason}).", "Name another --output.")
 
 
-def _save(output: Path | None) -> None:
-    try:
-        if output:
-            bpy.ops.wm.save_as_mainfile(filepath=str(output.absolute()))
-        else:
-            bpy.ops.wm.save_mainfile()
-    except RuntimeError as e:
-        raise errors.OutputError(f"The .blend cannot be saved: {str(e).strip()}") from None
+class _Save:
+    """Saves the open .blend, as often as it is called; its backup (.blend1) stays that from before the first time.
+
+    Args:
+        output: where to; None: its own place.
+    """
+
+    def __init__(self, output: Path | None) -> None:
+        self._output = output
+        self._saved = False
+
+    def __call__(self) -> None:
+        """
+        Raises:
+            OutputError: it cannot be saved.
+        """
+        paths = bpy.context.preferences.filepaths
+        backups = paths.save_version
+        try:
+            if self._saved:
+                paths.save_version = 0
+            if self._output:  # a copy: new media go on being made beside the .blend that is open
+                bpy.ops.wm.save_as_mainfile(filepath=str(self._output.absolute()), copy=True)
+            else:
+                bpy.ops.wm.save_mainfile()
+            self._saved = True
+        except RuntimeError as e:
+            raise errors.OutputError(f"The .blend cannot be saved: {str(e).strip()}") from None
+        finally:
+            paths.save_version = backups
 
 
 def _complain(error: errors.LipSyncError) -> int:

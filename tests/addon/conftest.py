@@ -129,7 +129,6 @@ def install(extension: Path) -> SimpleNamespace:
     bpy.context.preferences.addons[root].preferences.python = os.environ["LIPSYNC_TEST_PYTHON"]
     names = (
         "batch",
-        "client",
         "headless",
         "operators",
         "panels",

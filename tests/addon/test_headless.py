@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import footage
@@ -76,6 +77,60 @@ def test_a_failed_strip_shows_in_the_exit_status_and_leaves_the_film(addon, film
     assert film.read_bytes() == before
     said = capfd.readouterr().err
     assert said.count("ended unexpectedly") == 2 and "Traceback" not in said
+
+
+def test_a_run_that_is_cut_short_keeps_what_is_done_and_the_next_one_does_the_rest(
+    addon, film, tmp_path, monkeypatch, capfd
+):
+    """Two hundred strips are a night's work, and the power may fail in the last of them."""
+    import bpy
+
+    before = film.read_bytes()
+    batch = sys.modules[addon.headless.redub_scene.__module__.replace("headless", "batch")]
+    step = batch.Batch.step
+
+    def cut_short(work, seconds):
+        if work.done:
+            raise KeyboardInterrupt
+        return step(work, seconds)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(batch.Batch, "step", cut_short)
+        assert addon.headless.redub_file(film) == 130
+    assert "--remaining" in capfd.readouterr().err
+    assert film.with_name("film.blend1").read_bytes() == before
+    bpy.ops.wm.open_mainfile(filepath=str(film))
+    assert media(addon) == {"one": "clip_lipsync_001.mp4", "two": "clip.mp4", "b-roll": "clip.mp4"}
+    assert addon.headless.main(["--remaining"]) == 0
+    bpy.ops.wm.open_mainfile(filepath=str(film))
+    assert media(addon) == {"one": "clip_lipsync_001.mp4", "two": "clip_lipsync_002.mp4", "b-roll": "clip.mp4"}
+    jobs = len(list((tmp_path / "echo").glob("*.json")))
+    assert addon.headless.main(["--remaining"]) == 0
+    assert "already" in capfd.readouterr().out
+    assert len(list((tmp_path / "echo").glob("*.json"))) == jobs
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_however_often_a_film_is_saved_its_backup_is_from_before(addon, film, tmp_path, elsewhere):
+    """One backup is Blender's default: a save after every strip would push the editor's own version out of it."""
+    import bpy
+
+    target = tmp_path / "elsewhere" / "new.blend" if elsewhere else film
+    target.parent.mkdir(exist_ok=True)
+    before = film.read_bytes()
+    target.write_bytes(before)
+    bpy.context.preferences.filepaths.save_version = 1
+    assert addon.headless.main(["-o", str(target)] if elsewhere else []) == 0
+    assert target.with_name(f"{target.name}1").read_bytes() == before
+    assert bpy.context.preferences.filepaths.save_version == 1
+    assert {path.parent for path in tmp_path.rglob("clip_lipsync_*.mp4")} == {tmp_path / "lipsync"}
+    bpy.ops.wm.open_mainfile(filepath=str(target))
+    assert media(addon) == {"one": "clip_lipsync_001.mp4", "two": "clip_lipsync_002.mp4", "b-roll": "clip.mp4"}
+    assert all(
+        Path(bpy.path.abspath(s.filepath)).exists()
+        for s in addon.strips.all_strips(bpy.context.scene)
+        if s.type == "MOVIE"
+    )
 
 
 @pytest.mark.parametrize(
