@@ -22,6 +22,7 @@ from av import VideoFormat
 
 from . import audio, compose, faces, interlaced, media, mix, occlusion, people, provenance, reference, sync_mode, voice
 from .ahead import ahead
+from .allocator import give_back_freed_memory
 from .debug import Debug, check_folder
 from .engine import Engine
 from .errors import Cancelled, JobError, OutputError
@@ -117,6 +118,7 @@ def run(
         sign=sign,
         go_on=go_on,
     )
+    give_back_freed_memory()
     with media.write(
         made.info,
         job.output,
