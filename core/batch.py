@@ -8,6 +8,7 @@ import queue
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
@@ -37,11 +38,12 @@ class Batch:
     def __init__(self, lines: Sequence[str], workers: int = 1) -> None:
         self.running: dict[int, Progress] = {}
         """By line, how far the jobs are that are being done."""
-        self._jobs = [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
-        self.count = len(self._jobs)
+        self._todo: queue.SimpleQueue[tuple[int, str]] = queue.SimpleQueue()
+        for number, line in enumerate(lines, 1):
+            if line.strip():
+                self._todo.put((number, line))
+        self.count = self._todo.qsize()
         """Jobs in the list."""
-        self._todo = iter(self._jobs)
-        self._taking = threading.Lock()
         self._answers: queue.SimpleQueue[tuple[int, Result | Failure]] = queue.SimpleQueue()
         self._stop = threading.Event()
         self._environment = _environment(workers)
@@ -71,13 +73,12 @@ class Batch:
         hand = _Hand(self._environment, self._stop)
         try:
             while not self._stop.is_set():
-                with self._taking:
-                    number, line = next(self._todo, (0, ""))
-                if not number:
-                    break
+                number, line = self._todo.get_nowait()
                 answer = self._answer(hand, number, line)
                 self.running.pop(number, None)
                 self._answers.put((number, answer))
+        except queue.Empty:
+            pass
         finally:
             hand.close()
 
@@ -113,8 +114,8 @@ class _Hand:
             program = Path(__file__).with_name("worker.py")
             self._worker = Worker([sys.executable, "-X", "utf8", str(program)], Path(log), self._environment)
         self._worker.send(job)
-        waited = 0.0
-        while waited <= patience:
+        give_up = 0.0
+        while not give_up or time.monotonic() < give_up:
             message = self._worker.receive(listen)
             if isinstance(message, Progress):
                 report(message)
@@ -124,10 +125,9 @@ class _Hand:
                 self.close(keep_log=True)
                 remove_leftovers(Path(job.output))
                 return message
-            if self._stop.is_set():
-                if not waited:
-                    self._worker.send(Cancel())
-                waited += listen
+            if self._stop.is_set() and not give_up:
+                self._worker.send(Cancel())
+                give_up = time.monotonic() + patience
         self.close()
         remove_leftovers(Path(job.output))
         return Failure("Cancelled", "The job was cancelled; nothing was changed.")
@@ -145,5 +145,6 @@ def _environment(workers: int) -> dict[str, str]:
     """A worker's: several share the processor's cores, where the user has not divided them otherwise."""
     environment = dict(os.environ)
     if workers > 1 and not any(name in environment for name in thread_variables):
-        environment |= {name: str(max(1, (os.cpu_count() or 1) // workers)) for name in thread_variables}
+        ours = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        environment |= {name: str(max(1, ours // workers)) for name in thread_variables}
     return environment

@@ -412,8 +412,9 @@ def _batch(arguments: argparse.Namespace) -> int:
     failed: list[int] = []
     done = 0
     heard = True
+    batch = Batch(lines, arguments.workers)
     try:
-        with Batch(lines, arguments.workers) as batch, _ProgressLine() as shown:
+        with batch, _ProgressLine() as shown:
             for answered in batch.answers():
                 if answered is None:
                     shown.say(_how_far(done, batch))
@@ -426,7 +427,7 @@ def _batch(arguments: argparse.Namespace) -> int:
                 heard = heard and _printed(json.dumps({"line": number, **json.loads(to_json(answer))}))
     except KeyboardInterrupt:
         return _complain(
-            f"Interrupted; {done - len(failed)} jobs of {arguments.jobs} are done, and what they made is complete.",
+            f"Interrupted; {done - len(failed)} of {batch.count} jobs are done, and what they made is complete.",
             "Give the same command again: it goes on with the others.",
             status=130,
         )

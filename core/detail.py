@@ -31,10 +31,11 @@ class DetailMatch:
 
     def __init__(self, amount: float = 1.0) -> None:
         self._amount = amount
-        self._running: dict[str, RunningMean] = {}
+        self._running = {where: RunningMean(self.pace) for where in ("lips", "skin")}
 
     def restart(self) -> None:
-        self._running = {}
+        for each in self._running.values():
+            each.restart()
 
     def match(
         self,
@@ -75,10 +76,10 @@ class DetailMatch:
 
     def _lacking(self, where: str, detail: np.ndarray, its_own: np.ndarray, area: np.ndarray) -> float:
         """What `detail` (h, w) lacks of `its_own` in an area, as a part of itself, steadied in time; 0 if unknown."""
+        means = self._running[where]
         if area.sum() >= 32:
-            now = np.array([np.square(detail[area]).mean(), np.square(its_own[area]).mean()])
-            self._running.setdefault(where, RunningMean(self.pace)).add(now)
-        if (means := self._running.get(where)) is None or means.value is None:
+            means.add(np.array([np.square(detail[area]).mean(), np.square(its_own[area]).mean()]))
+        if means.value is None:
             return 0.0
         drawn, true = means.value
         return self._amount * float(np.clip(np.sqrt(true / max(drawn, 1e-3)) - 1, 0, self.most))

@@ -96,9 +96,10 @@ def label(
 def made_before(job: RedubJob) -> Result | None:
     """What an earlier run answered, if the job's output is there, made of the same files with the same settings.
 
-    The tool's version may have been another. None too where the record beside the output cannot be read.
+    The tool's version may have been another. None too where the record beside the output cannot be read, and for a job
+    that wants debug pictures, which only a new run can make.
     """
-    if not os.path.lexists(job.output):
+    if job.debug or not os.path.lexists(job.output):
         return None
     last = None if job.frame_count is None else job.start_frame + job.frame_count
     pictures = job.images[job.start_frame : last] or (job.video,)
@@ -167,6 +168,7 @@ def told(path: str, go_on: Callable[[], None] = lambda: None) -> dict[str, Any]:
 def _settings(job: RedubJob, go_on: Callable[[], None]) -> dict[str, Any]:
     fields = {field.name: getattr(job, field.name) for field in dataclasses.fields(job)}
     fields["others"] = [(face, start) for face, _, start in job.others]  # their speeches are inputs, in this order
+    fields["signed"] = bool(job.c2pa_certificate)
     fields["detector"] = job.detector.partition(":")[0]  # without the folder of its weights
     inputs = ("video", "images", "speech", "mix", "model")
     return {name: _setting(value, go_on) for name, value in fields.items() if name not in (*inputs, *not_told)}

@@ -24,7 +24,7 @@ def redub_scene(
     speech: str = "",
     *,
     remaining: bool = False,
-    finished: Callable[[], None] = lambda: None,
+    between: Callable[[], None] = lambda: None,
 ) -> batch.Batch:
     """Re-dubs strips and waits; progress goes to stdout.
 
@@ -33,7 +33,7 @@ def redub_scene(
         names: of the strips; empty: every movie and image strip that is not muted.
         speech: name of the sound strip to use; empty: all that are heard over the strip.
         remaining: leave out strips that play new media over their whole length.
-        finished: called whenever a strip has got new media; may raise to end the work.
+        between: called when a strip has got new media and others are still to come; may raise to end the work.
 
     Returns:
         The ended batch: what is done, and the problems.
@@ -50,8 +50,8 @@ def redub_scene(
     said = ""
     try:
         while work.running:
-            if work.step(0.5):
-                finished()
+            if work.step(0.5) and work.running:
+                between()
             text = f"{work.text} {int(work.fraction * 10) * 10}%"
             if work.running and text != said:
                 print(said := text, flush=True)
@@ -124,7 +124,9 @@ def _redub_and_save(names: Sequence[str], speech: str, scene_name: str, output: 
     save = _Save(output)
     try:
         _check_target(output)
-        work = redub_scene(_scene(scene_name), names, speech, remaining=remaining, finished=save)
+        work = redub_scene(_scene(scene_name), names, speech, remaining=remaining, between=save)
+        if work.done:
+            save()
     except errors.LipSyncError as e:
         return _complain(e)
     except KeyboardInterrupt:
