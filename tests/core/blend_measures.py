@@ -3,18 +3,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from unittest import mock
 
 import cv2
 import numpy as np
 
-from core import compose
+from core import compose, media
 from core.colour import to_ycc
-from core.faces import Track, crop, uncrop
+from core.faces import Track, Tracker, crop, uncrop
+from core.faces.mesh import lips_outer
+from core.paint import Mouth, Painter
 
 side = 96
 """Pixels of the aligned crop in which colours are compared."""
+margin = 4
+"""Pixels around a mask, in which its edge ends."""
+
+Masks = dict[int, tuple[int, int, np.ndarray]]
+"""For frames with new lips: the mask's top left corner x, y in frame pixels, and its alpha (h, w)."""
 
 
 @dataclass(frozen=True)
@@ -25,28 +34,51 @@ class BlendScore:
     """Change of the gradient across the mask's edge over the source's own: 0 is no seam, 0.1 is a tenth more."""
     flicker: tuple[float, float]
     """Before and after: how much the mean colour of the skin under the mask bends from frame to frame, in levels. A
-    light that changes steadily does not count; neither do the lips, which are to move."""
+    light that changes steadily does not count; neither do the old or the new lips, which are to move."""
     noise: tuple[float, float]
     """Before and after: median size of the finest detail of the skin under the mask, in levels of luma."""
 
 
-def blend_score(before: Iterable[np.ndarray], after: Iterable[np.ndarray], track: Track) -> BlendScore:
-    """Measures frames (h, w, 3) uint8 before and after; only those in which the face was found count."""
-    outline = compose.outline(track)
+@contextmanager
+def masks_kept() -> Iterator[Masks]:
+    """The masks of a re-dub that runs meanwhile.
+
+    They are nowhere in its output, and the face alone does not tell them: they end on the silhouette of a head that is
+    turned, and at what is in front of it.
+    """
+    masks: Masks = {}
+    paste, blend = Painter.paste, media.Picture.blend
+
+    def kept(painter: Painter, frame: int, picture: media.Picture, mouth: Mouth) -> None:
+        def blended(below: media.Picture, x: int, y: int, rgb: np.ndarray, alpha: np.ndarray) -> None:
+            masks[frame] = x, y, alpha
+            blend(below, x, y, rgb, alpha)
+
+        with mock.patch.object(media.Picture, "blend", blended):
+            paste(painter, frame, picture, mouth)
+
+    with mock.patch.object(Painter, "paste", kept):
+        yield masks
+
+
+def blend_score(before: Sequence[np.ndarray], after: Sequence[np.ndarray], rate: float, masks: Masks) -> BlendScore:
+    """Measures frames (h, w, 3) uint8 before and after; those with new lips count, if a face is seen in both."""
+    old_track, new_track = (_track(frames, rate) for frames in (before, after))
+    outline = compose.outline(old_track)
     seams, noises, crops, skins = [], [], [], []
-    for i, (old, new) in enumerate(zip(before, after, strict=True)):
-        if not track.found[i]:
+    for i, (x, y, alpha) in masks.items():
+        if not (old_track.found[i] and new_track.found[i]):
             continue
-        face, lips, to_crop = outline.face[i], outline.lips[i], track.to_crop[i]
-        skin = compose.skin(face, lips, side)
-        x, y, shown, _ = uncrop(skin.astype(np.float32), to_crop, old.shape)
-        if not shown.size:
-            continue
-        box = np.s_[y : y + shown.shape[0], x : x + shown.shape[1]]
-        alpha = compose.mask(face, to_crop, x, y, shown.shape[1], shown.shape[0])
-        seams.append(seam_energy(old[box], new[box], alpha))
-        noises.append([fine_noise(rgb[box], (shown > 0.9) & (alpha > 0.9)) for rgb in (old, new)])
-        skins.append(skin & (compose.mask(face, np.eye(2, 3) / side, 0, 0, side, side) > 0.5))
+        old, new = before[i], after[i]
+        face, lips, to_crop = outline.face[i], outline.lips[i], old_track.to_crop[i]
+        new_lips = new_track.points[i, list(lips_outer)] @ to_crop[:, :2].T + to_crop[:, 2]
+        skin = compose.skin(face, lips, side) & compose.skin(face, new_lips, side)
+        mask = _in_frame(alpha, x, y, old.shape)
+        shown = _in_frame(*_of_crop(skin, to_crop, old.shape), old.shape)
+        box = np.s_[max(y - margin, 0) : y + alpha.shape[0] + margin, max(x - margin, 0) : x + alpha.shape[1] + margin]
+        seams.append(seam_energy(old[box], new[box], mask[box]))
+        noises.append([fine_noise(rgb[box], ((shown > 0.9) & (mask > 0.9))[box]) for rgb in (old, new)])
+        skins.append(skin & (crop(mask, to_crop, side) > 0.5))
         crops.append([crop(rgb, to_crop, side) for rgb in (old, new)])
     area = np.mean(skins, axis=0) > 0.9
     colours = np.array([[rgb[area].mean(0) for rgb in pair] for pair in crops])
@@ -54,6 +86,25 @@ def blend_score(before: Iterable[np.ndarray], after: Iterable[np.ndarray], track
     return BlendScore(
         float(np.nanmean(seams)), (bend(colours[:, 0]), bend(colours[:, 1])), (float(noise[0]), float(noise[1]))
     )
+
+
+def _in_frame(part: np.ndarray, x: int, y: int, shape: tuple[int, ...]) -> np.ndarray:
+    """A part (h, w) at x, y of an otherwise empty frame."""
+    whole = np.zeros(shape[:2], np.float32)
+    whole[y : y + part.shape[0], x : x + part.shape[1]] = part
+    return whole
+
+
+def _of_crop(area: np.ndarray, to_crop: np.ndarray, shape: tuple[int, ...]) -> tuple[np.ndarray, int, int]:
+    x, y, part, _ = uncrop(area.astype(np.float32), to_crop, shape)
+    return part, x, y
+
+
+def _track(frames: Sequence[np.ndarray], rate: float) -> Track:
+    with Tracker(rate) as tracker:
+        for rgb in frames:
+            tracker.add(rgb)
+        return tracker.finish()
 
 
 def seam_energy(before: np.ndarray, after: np.ndarray, alpha: np.ndarray) -> float:
