@@ -15,7 +15,7 @@ import numpy as np
 from scipy.ndimage import gaussian_filter1d, uniform_filter1d
 
 from . import compose, faces, media, occlusion
-from .faces.mesh import lower_lip, upper_lip
+from .faces.mesh import lips_outer, lower_lip, upper_lip
 from .shot import Shot
 
 nose_tip, left_cheek, right_cheek = 1, 454, 234
@@ -95,9 +95,9 @@ def lip_gap(points: np.ndarray, to_crop: np.ndarray, upper: int = upper_lip, low
 def candidates(track: faces.Track, shot: int) -> list[list[list[int]]]:
     """For each pose of one shot, and each opening of its lips, the frames, rising, that suit best.
 
-    The sharpest crop of such frames is a reference. The usual pose comes first; others follow where at least `fewest`
-    frames are further than `one_pose` from those before, or `fewest_lonely` further than `lonely`. In each pose the
-    usual opening comes first, then shut lips, if there are any.
+    The one of them with the sharpest mouth is a reference. The usual pose comes first; others follow where at least
+    `fewest` frames are further than `one_pose` from those before, or `fewest_lonely` further than `lonely`. In each
+    pose the usual opening comes first, then shut lips, if there are any.
 
     Args:
         track: the face through all frames.
@@ -122,7 +122,9 @@ def candidates(track: faces.Track, shot: int) -> list[list[list[int]]]:
 
         unlike = away + odd.sum(axis=1)
         kinds = [best(open_ones, unlike + np.abs(opening - usual))]
-        among = alike[is_natural[alike]]
+        # of another pose they would be pale and soft: there is little in shut lips to see where they belong
+        near = np.linalg.norm(poses[alike] - centre, axis=1) <= one_pose
+        among = alike[is_natural[alike] & near]
         closed = among[opening[among] <= touching]
         if len(alike) >= fewest and len(closed) and usual >= 2 * touching:
             kinds.append(best(closed, unlike))
@@ -163,9 +165,19 @@ def _poses(poses: np.ndarray, opening: np.ndarray) -> list[tuple[np.ndarray, np.
     return found
 
 
-def sharpness(crop: np.ndarray) -> float:
-    """How much detail a crop (s, s, 3) uint8 has: the variance of its Laplacian."""
-    return float(cv2.Laplacian(cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY), cv2.CV_32F).var())
+def sharpness(crop: np.ndarray, lips: np.ndarray) -> float:
+    """How much detail a mouth has: the variance of the Laplacian around it. It may be blurred where a head is not.
+
+    Args:
+        crop: (s, s, 3) uint8.
+        lips: (k, 2) points of the lips in crop units.
+    """
+    room = compose.lip_room
+    (left, top), (right, bottom) = (
+        (np.stack([lips.min(0) - room, lips.max(0) + room]) * len(crop)).clip(0, len(crop) - 1).astype(int)
+    )
+    grey = cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY)
+    return float(cv2.Laplacian(grey, cv2.CV_32F)[top : bottom + 1, left : right + 1].var())
 
 
 def choose(
@@ -187,7 +199,8 @@ def choose(
     for frame, picture in shot.between(sorted(wanted)):
         if frame in wanted:
             crop = faces.crop(media.split(picture, shot.info)[0], track.to_crop[frame], size)
-            fine = sharpness(crop)
+            to_crop = track.to_crop[frame]
+            fine = sharpness(crop, track.points[frame, list(lips_outer)] @ to_crop[:, :2].T + to_crop[:, 2])
             for key in wanted[frame]:
                 if key not in best or fine > best[key][0]:
                     best[key] = fine, frame, crop
