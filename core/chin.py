@@ -50,7 +50,7 @@ class ChinMatch:
     def __init__(self, track: faces.Track) -> None:
         jaw = np.full((len(track.found), len(lower_jaw), 2), np.nan, np.float32)
         for i in np.flatnonzero(track.found):
-            jaw[i] = track.points[i, list(lower_jaw)] @ track.to_crop[i, :, :2].T + track.to_crop[i, :, 2]
+            jaw[i] = faces.in_crop(track.points[i, list(lower_jaw)], track.to_crop[i])
         for first, last in compose.runs(np.where(track.found, track.shot, -1)):
             run = np.s_[first : last + 1]
             jaw[run] = gaussian_filter1d(jaw[run], 1.5, axis=0, mode="nearest")

@@ -199,8 +199,8 @@ def choose(
     for frame, picture in shot.between(sorted(wanted)):
         if frame in wanted:
             crop = faces.crop(media.split(picture, shot.info)[0], track.to_crop[frame], size)
-            to_crop = track.to_crop[frame]
-            fine = sharpness(crop, track.points[frame, list(lips_outer)] @ to_crop[:, :2].T + to_crop[:, 2])
+            lips = faces.in_crop(track.points[frame, list(lips_outer)], track.to_crop[frame])
+            fine = sharpness(crop, lips)
             for key in wanted[frame]:
                 if key not in best or fine > best[key][0]:
                     best[key] = fine, frame, crop

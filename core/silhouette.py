@@ -85,7 +85,7 @@ def far_side(track: faces.Track) -> FarSide:
     outline = np.full((2, n, len(rows)), np.nan, np.float32)
     room = np.full((2, n), np.inf)
     for i in np.flatnonzero(track.found):
-        points = track.points[i] @ track.to_crop[i, :, :2].T + track.to_crop[i, :, 2]
+        points = faces.in_crop(track.points[i], track.to_crop[i])
         lips = points[list(lips_outer)]
         for k, side in enumerate((1, -1)):
             drop = bulge * np.square(rows - points[:, 1:])

@@ -20,7 +20,7 @@ from typing import Any
 
 import bpy
 
-from . import people, runtime, speech, strips
+from . import people, properties, runtime, speech, strips
 from .shared import client, errors, job
 
 patience = 10
@@ -71,7 +71,7 @@ class Batch:
         self._scene = scene.session_uid
         self._settings = settings
         self._silence = scene.lipsync.silence
-        self._mask, self._strength = scene.lipsync.mask, scene.lipsync.strength
+        self._picture = properties.picture(scene)
         self._worker: client.Worker | None = None
         self._output = Path()
         self._made_folder = False
@@ -187,11 +187,10 @@ class Batch:
             others=tuple(others),
             silence=self._silence,
             sync_mode="loop" if shot.still else "cut_off",  # to the end of the speech, which ends with the strip
-            mask=self._mask,
-            strength=self._strength,
             model=self._settings.model,
             device=self._settings.device,
             quality=self._settings.quality,
+            **self._picture,
         )
         if self._worker is None:
             self._worker = client.Worker(

@@ -6,7 +6,7 @@ import textwrap
 
 import bpy
 
-from . import operators, preferences, strips
+from . import operators, preferences, properties, strips
 from .shared import errors
 
 
@@ -50,10 +50,7 @@ class LIPSYNC_PT_sequencer(bpy.types.Panel):
         row.prop(scene.lipsync, "face")
         if active:
             _draw_people(layout, scene, active, collection)
-        column = layout.column(align=True)
-        column.prop(scene.lipsync, "silence")
-        column.prop(scene.lipsync, "mask")
-        column.prop(scene.lipsync, "strength")
+        layout.prop(scene.lipsync, "silence")
 
         column = layout.column(align=True)
         column.scale_y = 1.4
@@ -79,6 +76,23 @@ class LIPSYNC_PT_sequencer(bpy.types.Panel):
             layout.label(text="Select a movie or image strip", icon="INFO")
         for icon, text in operators.messages:
             _wrapped(context, layout.box(), text, icon)
+
+
+class LIPSYNC_PT_picture(bpy.types.Panel):
+    bl_label = "Picture"
+    bl_parent_id = "LIPSYNC_PT_sequencer"
+    bl_space_type = "SEQUENCE_EDITOR"
+    bl_region_type = "UI"
+    bl_category = "Lip Sync"
+    bl_options = {"DEFAULT_CLOSED"}
+
+    def draw(self, context):
+        layout = self.layout
+        layout.use_property_split = True
+        layout.use_property_decorate = False
+        column = layout.column()
+        for name in properties.of_the_picture:
+            column.prop(strips.scene_of(context).lipsync, name)
 
 
 def _draw_people(layout, scene, strip, collection: str) -> None:
@@ -112,8 +126,12 @@ def draw_menu(self, context):
 menus = ("SEQUENCER_MT_strip", "SEQUENCER_MT_context_menu")
 
 
+classes = (LIPSYNC_PT_sequencer, LIPSYNC_PT_picture)
+
+
 def register() -> None:
-    bpy.utils.register_class(LIPSYNC_PT_sequencer)
+    for cls in classes:
+        bpy.utils.register_class(cls)
     for name in menus:
         getattr(bpy.types, name).append(draw_menu)
 
@@ -121,4 +139,5 @@ def register() -> None:
 def unregister() -> None:
     for name in menus:
         getattr(bpy.types, name).remove(draw_menu)
-    bpy.utils.unregister_class(LIPSYNC_PT_sequencer)
+    for cls in reversed(classes):
+        bpy.utils.unregister_class(cls)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Where the faces are in every frame, and the aligned crop of one that the nets see."""
 
-from .align import Place, crop, expand, fit, place_aligned, place_box, smooth, uncrop
+from .align import Place, crop, expand, fit, in_crop, place_aligned, place_box, smooth, uncrop
 from .follow import Follower
 from .mesh import lip_opening
 from .pixels import Pixels
@@ -21,6 +21,7 @@ __all__ = [
     "expand",
     "fit",
     "follow_through",
+    "in_crop",
     "lip_opening",
     "place_aligned",
     "place_box",

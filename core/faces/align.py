@@ -88,6 +88,11 @@ def expand(to_crop: np.ndarray, margin: float) -> np.ndarray:
     return wider
 
 
+def in_crop(points: np.ndarray, to_crop: np.ndarray) -> np.ndarray:
+    """Points (…, 2) of a frame, in its pixels, in units of a crop (2, 3)."""
+    return points @ to_crop[:, :2].T + to_crop[:, 2]
+
+
 def crop(frame: Pixels, to_crop: np.ndarray, size: int) -> np.ndarray:
     """The aligned face (size, size, 3) uint8 of a frame, without aliasing; edges are repeated."""
     pixels = 1 / np.linalg.norm(to_crop[:, :2], axis=1).min() / size  # frame pixels for one crop pixel

@@ -134,6 +134,7 @@ def install(extension: Path) -> SimpleNamespace:
         "panels",
         "people",
         "preferences",
+        "properties",
         "runtime",
         "shared",
         "speech",

@@ -49,16 +49,23 @@ def drawn(cut):
     """Draws the panel, and gives its words."""
     import bpy
 
-    def draw():
+    def draw(panel="LIPSYNC_PT_sequencer"):
         words = []
         preferences = SimpleNamespace(
             system=SimpleNamespace(ui_scale=1.0), addons=bpy.context.preferences.addons
         )  # without a window its scale is 0
         context = SimpleNamespace(scene=cut.scene, preferences=preferences, region=SimpleNamespace(width=400))
-        cut.addon.panels.LIPSYNC_PT_sequencer.draw(SimpleNamespace(layout=Layout(words)), context)
+        getattr(cut.addon.panels, panel).draw(SimpleNamespace(layout=Layout(words)), context)
         return "\n".join(words)
 
     return draw
+
+
+def test_the_pictures_settings_are_there_with_their_values(cut, drawn):
+    cut.scene.lipsync.strength = 0.5
+    words = drawn("LIPSYNC_PT_picture").split("\n")
+    assert [word.partition("=")[0] for word in words] == list(cut.addon.properties.of_the_picture)
+    assert "strength=0.5" in words
 
 
 def test_it_says_what_to_do_first(cut, drawn):

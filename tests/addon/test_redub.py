@@ -277,6 +277,29 @@ def test_what_the_scene_says_about_silence_reaches_the_worker(cut, echo, tmp_pat
     assert [job["silence"] for job in cut.jobs(echo)] == ["rest", "keep"]
 
 
+@pytest.mark.parametrize("end", [0, 1])
+def test_what_the_scene_says_about_the_picture_reaches_the_worker(cut, echo, tmp_path, end):
+    """To both ends of every range, which Blender's numbers of 32 bits miss by a hair."""
+    ranges = cut.addon.shared.job.number_ranges
+    wanted = {"mask": "mouth", "in_front": "ignore"}
+    wanted |= {name: ranges[name][end] for name in ("mask_padding", "mask_feather", "strength", "turn_limit")}
+    wanted |= {name: ranges[name][end] for name in ("sharpen", "grain")}
+    cut.movie(footage.movie(tmp_path / "clip.mp4", 30))
+    cut.speech()
+    for name, value in wanted.items():
+        setattr(cut.scene.lipsync, name, value)
+    assert cut.redub() == {"FINISHED"}
+    [job] = cut.jobs(echo)
+    assert {name: job[name] for name in wanted} == wanted
+
+
+def test_a_scene_that_says_nothing_about_the_picture_gets_the_usual_one(cut):
+    """What a job has as its defaults is what was measured."""
+    usual = cut.addon.shared.job.RedubJob(video="a", speech="b", output="c")
+    for name, value in cut.addon.properties.picture(cut.scene).items():
+        assert value == getattr(usual, name), name
+
+
 def test_frames_that_a_handle_may_show_later_have_their_speech(cut, echo, tmp_path):
     """Less than a second is trimmed, so all frames are made: the lips of the hidden ones must not be dumb."""
     strip = cut.movie(footage.movie(tmp_path / "clip.mp4", 60), start=26)

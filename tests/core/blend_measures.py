@@ -13,7 +13,7 @@ import numpy as np
 
 from core import compose, media
 from core.colour import to_ycc
-from core.faces import Track, Tracker, crop, uncrop
+from core.faces import Track, Tracker, crop, in_crop, uncrop
 from core.faces.mesh import lips_outer
 from core.paint import Mouth, Painter
 
@@ -71,7 +71,7 @@ def blend_score(before: Sequence[np.ndarray], after: Sequence[np.ndarray], rate:
             continue
         old, new = before[i], after[i]
         face, lips, to_crop = outline.face[i], outline.lips[i], old_track.to_crop[i]
-        new_lips = new_track.points[i, list(lips_outer)] @ to_crop[:, :2].T + to_crop[:, 2]
+        new_lips = in_crop(new_track.points[i, list(lips_outer)], to_crop)
         skin = compose.skin(face, lips, side) & compose.skin(face, new_lips, side)
         mask = _in_frame(alpha, x, y, old.shape)
         shown = _in_frame(*_of_crop(skin, to_crop, old.shape), old.shape)
