@@ -15,7 +15,7 @@ import numpy as np
 from scipy.ndimage import gaussian_filter1d, uniform_filter1d
 
 from . import compose, faces, media, occlusion
-from .faces.mesh import lips_outer, lower_lip, upper_lip
+from .faces.mesh import lower_lip, upper_lip
 from .shot import Shot
 
 nose_tip, left_cheek, right_cheek = 1, 454, 234
@@ -95,9 +95,9 @@ def lip_gap(points: np.ndarray, to_crop: np.ndarray, upper: int = upper_lip, low
 def candidates(track: faces.Track, shot: int) -> list[list[list[int]]]:
     """For each pose of one shot, and each opening of its lips, the frames, rising, that suit best.
 
-    The one of them with the sharpest mouth is a reference. The usual pose comes first; others follow where at least
-    `fewest` frames are further than `one_pose` from those before, or `fewest_lonely` further than `lonely`. In each
-    pose the usual opening comes first, then shut lips, if there are any.
+    The sharpest crop of such frames is a reference. The usual pose comes first; others follow where at least `fewest`
+    frames are further than `one_pose` from those before, or `fewest_lonely` further than `lonely`. In each pose the
+    usual opening comes first, then shut lips, if there are any.
 
     Args:
         track: the face through all frames.
@@ -165,19 +165,9 @@ def _poses(poses: np.ndarray, opening: np.ndarray) -> list[tuple[np.ndarray, np.
     return found
 
 
-def sharpness(crop: np.ndarray, lips: np.ndarray) -> float:
-    """How much detail a mouth has: the variance of the Laplacian around it. It may be blurred where a head is not.
-
-    Args:
-        crop: (s, s, 3) uint8.
-        lips: (k, 2) points of the lips in crop units.
-    """
-    room = compose.lip_room
-    (left, top), (right, bottom) = (
-        (np.stack([lips.min(0) - room, lips.max(0) + room]) * len(crop)).clip(0, len(crop) - 1).astype(int)
-    )
-    grey = cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY)
-    return float(cv2.Laplacian(grey, cv2.CV_32F)[top : bottom + 1, left : right + 1].var())
+def sharpness(crop: np.ndarray) -> float:
+    """How much detail a crop (s, s, 3) uint8 has: the variance of its Laplacian."""
+    return float(cv2.Laplacian(cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY), cv2.CV_32F).var())
 
 
 def choose(
@@ -199,8 +189,7 @@ def choose(
     for frame, picture in shot.between(sorted(wanted)):
         if frame in wanted:
             crop = faces.crop(media.split(picture, shot.info)[0], track.to_crop[frame], size)
-            lips = faces.in_crop(track.points[frame, list(lips_outer)], track.to_crop[frame])
-            fine = sharpness(crop, lips)
+            fine = sharpness(crop)
             for key in wanted[frame]:
                 if key not in best or fine > best[key][0]:
                     best[key] = fine, frame, crop
