@@ -4,9 +4,11 @@
 
 import argparse
 import os
+import signal
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -117,7 +119,19 @@ def main(argv: Sequence[str]) -> int:
         return e.code if isinstance(e.code, int) else 2
     if asked.revert:
         return _revert_and_save(asked.strip, asked.scene, asked.output)
-    return _redub_and_save(asked.strip, asked.speech, asked.scene, asked.output, asked.remaining)
+    with _interruptible():
+        return _redub_and_save(asked.strip, asked.speech, asked.scene, asked.output, asked.remaining)
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Has Ctrl-C end the work: Blender's own handler only notes the first for its renders, and dies of the second."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        if before is not None:  # else it is Blender's, which Python cannot put back; the command is over anyway
+            signal.signal(signal.SIGINT, before)
 
 
 def _redub_and_save(names: Sequence[str], speech: str, scene_name: str, output: Path | None, remaining: bool) -> int:

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 from pathlib import Path
 
@@ -108,6 +110,32 @@ def test_a_run_that_is_cut_short_keeps_what_is_done_and_the_next_one_does_the_re
     assert addon.headless.main(["--remaining"]) == 0
     assert "already" in capfd.readouterr().out
     assert len(list((tmp_path / "echo").glob("*.json"))) == jobs
+
+
+def test_ctrl_c_ends_the_command_although_blender_only_notes_it(addon, film, monkeypatch):
+    """Whoever stops the night's work by hand would wait for the strip, or press again and kill Blender."""
+    import bpy
+
+    bpy.ops.wm.open_mainfile(filepath=str(film))
+    noted = []
+
+    def blenders_own(number, frame):
+        noted.append(number)
+
+    before = signal.signal(signal.SIGINT, blenders_own)
+    step = addon.batch.Batch.step
+
+    def pressed(work, seconds):
+        if work.done:
+            os.kill(os.getpid(), signal.SIGINT)
+        return step(work, seconds)
+
+    monkeypatch.setattr(addon.batch.Batch, "step", pressed)
+    try:
+        assert addon.headless.main([]) == 130
+        assert not noted and signal.getsignal(signal.SIGINT) is blenders_own
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.parametrize("elsewhere", [False, True])
