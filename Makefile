@@ -12,8 +12,10 @@ export VIDEO SPEECH WAV2LIP VIDEOS MANIFEST MINUTES CLIPS
 demo: .venv/.ready
 	$(run) examples/demo.py --out build/demo $${VIDEO:+--video "$$VIDEO"} $${SPEECH:+--speech "$$SPEECH"}
 
+# A file's tests stay in one process: what a module's fixtures trained or drew is made once.  At most four processes,
+# each of which may hold some gigabytes.
 test: .venv/.ready
-	$(run) -m pytest
+	$(run) -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 lint: .venv/.ready
 	$(run) -m ruff check .
