@@ -7,15 +7,15 @@ Only `register` needs bpy, so that packaging and the tests' helpers can import t
 
 def register() -> None:
     """Adds the panels, operators, settings and the `lipsync` command to Blender."""
-    from . import headless, operators, panels, people, pick, preferences, properties
+    from . import headless, operators, panels, people, pick, preferences, properties, trial
 
-    for module in (properties, people, preferences, operators, pick, panels, headless):
+    for module in (properties, people, preferences, operators, trial, pick, panels, headless):
         module.register()
 
 
 def unregister() -> None:
     """Takes them away again and ends a running worker."""
-    from . import headless, operators, panels, people, pick, preferences, properties
+    from . import headless, operators, panels, people, pick, preferences, properties, trial
 
-    for module in (headless, panels, pick, operators, preferences, people, properties):
+    for module in (headless, panels, pick, trial, operators, preferences, people, properties):
         module.unregister()

@@ -51,7 +51,7 @@ class _Task:
 
 
 class Batch:
-    """The strips of one press of the button.
+    """The strips of one press of the button (trial.Trial is one whose strips keep their media).
 
     Args:
         scene: the scene they are in.
@@ -69,6 +69,7 @@ class Batch:
         self.progress = job.Progress("faces", 0, 0)
         self.cancelled = False
         self._scene = scene.session_uid
+        self._named = named
         self._settings = settings
         self._silence = scene.lipsync.silence
         self._picture = properties.picture(scene)
@@ -77,18 +78,18 @@ class Batch:
         self._made_folder = False
         self._asked_to_stop = 0.0
         self._sounds = tempfile.TemporaryDirectory(prefix="lipsync-", ignore_cleanup_errors=True)
-        self._tasks = [task for strip in chosen if (task := self._prepare(scene, strip, named))]
+        self._tasks = [task for strip in chosen if (task := self._prepare(scene, strip))]
         self._marked = [task.shot.key for task in self._tasks]
         self.total = len(self._tasks)
         self._next()
 
-    def _prepare(self, scene: bpy.types.Scene, strip: Any, named: str) -> _Task | None:
+    def _prepare(self, scene: bpy.types.Scene, strip: Any) -> _Task | None:
         """Reads the strip and mixes its speech, both as they are when the user asks."""
         key = uuid.uuid4().hex
         try:
-            shot = strips.read(strip, scene, key)
+            shot, known = self._asked(scene, strip, key)
             speeches = []
-            for number, person in enumerate(people.of_strip(strip, scene.lipsync.face, named)):
+            for number, person in enumerate(known):
                 sound = Path(self._sounds.name, f"{key}_{number}.wav")
                 start = speech.mix(scene, shot, speech.over(scene, shot, person.speech), sound)
                 speeches.append((person.face, str(sound), start))
@@ -97,6 +98,10 @@ class Batch:
             return None
         strip[strips.job_key] = key
         return _Task(shot, tuple(speeches))
+
+    def _asked(self, scene: bpy.types.Scene, strip: Any, key: str) -> tuple[strips.Shot, tuple[people.Person, ...]]:
+        """What is to be made of the strip, and whose lips are to say what in it."""
+        return strips.read(strip, scene, key), people.of_strip(strip, scene.lipsync.face, self._named)
 
     @property
     def running(self) -> bool:
@@ -196,12 +201,25 @@ class Batch:
             self._worker = client.Worker(
                 runtime.command(self._settings.python), self._settings.log, runtime.clean_environment()
             )
-        self._worker.send(request)
+        self._worker.send(self._request(request))
 
-    def _suffix(self, source: Path) -> str:
-        """The ending of a new movie: .mov holds ProRes and DNxHR, .mp4 whatever else the core writes."""
-        quality = self._settings.quality
-        return ".mov" if quality == "mezzanine" or (quality == "high" and source.suffix.lower() == ".mov") else ".mp4"
+    def _request(self, request: job.RedubJob) -> job.RedubJob:
+        """The job as the worker gets it."""
+        return request
+
+    def _suffix(self, media: strips.Media) -> str:
+        """The ending of the new media: .mov holds ProRes and DNxHR, .mp4 whatever else the core writes, images none."""
+        if not media.filepath:
+            return ""
+        quality, movie = self._settings.quality, media.filepath.lower().endswith(".mov")
+        return ".mov" if quality == "mezzanine" or (quality == "high" and movie) else ".mp4"
+
+    def _folder(self, beside: Path) -> Path:
+        """Where the new media goes whose source, or its folder, lies in `beside`."""
+        chosen = self._settings.folder
+        if chosen and (bpy.data.filepath or not chosen.startswith("//")):
+            return Path(bpy.path.abspath(chosen))
+        return (Path(bpy.data.filepath).parent if bpy.data.filepath else beside) / "lipsync"
 
     def _new_output(self, media: strips.Media) -> Path:
         """A name for the new media that nothing has yet; makes the folder.
@@ -211,11 +229,7 @@ class Batch:
         """
         source = Path(media.paths()[0])
         own = bool(media.filepath) or len(media.filenames) == 1  # a folder of images is known by its own name
-        beside = source.parent if own else source.parent.parent
-        folder = Path(bpy.data.filepath).parent / "lipsync" if bpy.data.filepath else beside / "lipsync"
-        chosen = self._settings.folder
-        if chosen and (bpy.data.filepath or not chosen.startswith("//")):
-            folder = Path(bpy.path.abspath(chosen))
+        folder = self._folder(source.parent if own else source.parent.parent)
         try:
             self._made_folder = not folder.exists()
             folder.mkdir(parents=True, exist_ok=True)
@@ -226,7 +240,7 @@ class Batch:
                 f"New media cannot be written to {folder} ({reason}).", "Choose another folder in the preferences."
             ) from None
         stem = source.stem if own else source.parent.name
-        suffix = self._suffix(source) if media.filepath else ""
+        suffix = self._suffix(media)
         take = 1
         while os.path.lexists(output := folder / f"{stem}_lipsync_{take:03d}{suffix}"):
             take += 1
@@ -246,6 +260,12 @@ class Batch:
             return False
         self._tasks.pop(0)
         self._output = Path()
+        changed = self._use(shot, result)
+        self._next()
+        return changed
+
+    def _use(self, shot: strips.Shot, result: job.Result) -> bool:
+        """Gives the strip its new media; whether it has got them."""
         found = [strip for scene in self._scenes() for strip in strips.find(scene, shot)]
         changed = False
         kept = f"Its new media is {result.output}."
@@ -258,10 +278,12 @@ class Batch:
         if not found:
             self.problems.append(f"The strip “{shot.name}” is gone or plays something else by now. {kept}")
         if changed:
-            notes = " ".join(result.warnings)
-            self.done.append(f"{shot.name}: {result.changed} of {result.frames} frames have new lips. {notes}".strip())
-        self._next()
+            self.done.append(self._told(shot, result))
         return changed
+
+    def _told(self, shot: strips.Shot, result: job.Result) -> str:
+        notes = " ".join(result.warnings)
+        return f"{shot.name}: {result.changed} of {result.frames} frames have new lips. {notes}".strip()
 
     def _end_task(self, failure: job.Failure, then_next: bool = True) -> None:
         """Notes why the running strip stays as it is, and goes on with the next one."""

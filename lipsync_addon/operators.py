@@ -53,12 +53,8 @@ def redraw(context: bpy.types.Context) -> None:
                 area.tag_redraw()
 
 
-class LIPSYNC_OT_redub(bpy.types.Operator):
-    """Give the selected movie and image strips lips that follow the speech under them"""
-
-    bl_idname = "lipsync.redub"
-    bl_label = "Re-dub Strips"
-    bl_options = {"REGISTER"}
+class Waits:
+    """What operators have in common that make new pictures: the worker is waited for, in the window by a timer."""
 
     @classmethod
     def poll(cls, context):
@@ -72,16 +68,12 @@ class LIPSYNC_OT_redub(bpy.types.Operator):
         return True
 
     def begin(self, context: bpy.types.Context) -> batch.Batch:
-        """Starts with the selected strips.
+        """Starts the work.
 
         Raises:
             LipSyncError: nothing suitable is selected, or there is no runtime.
         """
-        chosen = strips.selected(context)
-        if not chosen:
-            raise errors.LipSyncError("No movie or image strip is selected.", "Select the shot to re-dub.")
-        scene = strips.scene_of(context)
-        return batch.Batch(scene, chosen, preferences.settings(context), scene.lipsync.speech)
+        raise NotImplementedError
 
     def finish(self, work: batch.Batch) -> set[str]:
         """Reports what has come of it."""
@@ -164,6 +156,22 @@ class LIPSYNC_OT_redub(bpy.types.Operator):
         context.window_manager.event_timer_remove(self.timer)
         if context.workspace:  # not when Blender quits
             clear_status(context)
+
+
+class LIPSYNC_OT_redub(Waits, bpy.types.Operator):
+    """Give the selected movie and image strips lips that follow the speech under them"""
+
+    bl_idname = "lipsync.redub"
+    bl_label = "Re-dub Strips"
+    bl_options = {"REGISTER"}
+
+    def begin(self, context: bpy.types.Context) -> batch.Batch:
+        """Starts with the selected strips."""
+        chosen = strips.selected(context)
+        if not chosen:
+            raise errors.LipSyncError("No movie or image strip is selected.", "Select the shot to re-dub.")
+        scene = strips.scene_of(context)
+        return batch.Batch(scene, chosen, preferences.settings(context), scene.lipsync.speech)
 
 
 class LIPSYNC_OT_cancel(bpy.types.Operator):

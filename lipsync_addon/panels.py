@@ -58,6 +58,9 @@ class LIPSYNC_PT_sequencer(bpy.types.Panel):
         count = f"{len(chosen)} Strips" if len(chosen) > 1 else "Strip"
         column.operator("lipsync.redub", text=f"Re-dub {count}", icon="PLAY_SOUND")
         row = layout.row()
+        row.enabled = active is not None
+        row.operator("lipsync.trial", icon="PLAY")
+        row = layout.row()
         row.enabled = bool(redubbed)
         row.operator("lipsync.revert", icon="LOOP_BACK")
         for strip in redubbed[:3]:
@@ -120,6 +123,7 @@ def _wrapped(context, layout, text: str, icon: str) -> None:
 def draw_menu(self, context):
     self.layout.separator()
     self.layout.operator("lipsync.redub", icon="PLAY_SOUND")
+    self.layout.operator("lipsync.trial")
     self.layout.operator("lipsync.revert")
 
 

@@ -139,6 +139,7 @@ def install(extension: Path) -> SimpleNamespace:
         "shared",
         "speech",
         "strips",
+        "trial",
     )
     return SimpleNamespace(
         root=root, **{name: importlib.import_module(f"{root}.lipsync_addon.{name}") for name in names}

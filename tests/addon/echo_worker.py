@@ -84,18 +84,21 @@ def work(request: job.RedubJob) -> job.Result | job.Failure:
     names = tuple(path.name for path in sources[request.start_frame : request.start_frame + count])
     if request.sync_mode == "loop":
         names = tuple(f"{i:04d}_{name}" for i, name in enumerate(names))
-    if request.images:
+    images = bool(request.images) and not output.suffix
+    if images:
         output.mkdir()
         for name, n in zip(names, new, strict=True):
             footage.write_image(output / name, n)
     else:
-        with footage.av.open(request.video) as container:
-            rate = container.streams.video[0].guessed_rate
+        rate = request.rate
+        if request.video:
+            with footage.av.open(request.video) as container:
+                rate = container.streams.video[0].guessed_rate
         assert rate
         footage.encode(output, new, rate)
     say(job.Progress("lips", count, count))
     warnings = ("The lips will look soft.",) if behave == "warn" else ()
-    return job.Result(request.output, len(new), len(new), warnings=warnings, images=names if request.images else ())
+    return job.Result(request.output, len(new), len(new), warnings=warnings, images=names if images else ())
 
 
 if __name__ == "__main__":

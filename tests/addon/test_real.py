@@ -134,6 +134,29 @@ def test_a_shot_is_dubbed_with_the_bundled_net(real_addon, shot, tmp_path):
     check_new_media(shot, tmp_path / "clip.mp4")
 
 
+def test_a_trial_is_a_movie_of_the_moment_with_its_speech_and_the_shot_stays(real_addon, shot, tmp_path):
+    import av
+    import bpy
+    import numpy as np
+
+    bpy.context.preferences.addons[real_addon.root].preferences.device = "cpu"
+    scene = bpy.context.scene
+    scene.sequence_editor.active_strip = shot
+    scene.frame_current = 13
+    assert bpy.ops.lipsync.trial(seconds=0.6) == {"FINISHED"}
+    assert shot.filepath == str(tmp_path / "clip.mp4")
+    with av.open(str(tmp_path / "clip.mp4")) as container:
+        old = [frame.to_ndarray(format="rgb24").astype(int) for frame in container.decode(video=0)][5:20]
+    made = Path(bpy.app.tempdir, "lipsync", "clip_lipsync_001.mp4")
+    with av.open(str(made)) as container:
+        new = [frame.to_ndarray(format="rgb24").astype(int) for frame in container.decode(video=0)]
+    with av.open(str(made)) as container:
+        sound = np.concatenate([frame.to_ndarray().ravel() for frame in container.decode(audio=0)])
+    assert len(new) == 15 and np.abs(sound).max() > 0.05
+    assert max(np.abs(a - b).max() for a, b in zip(old, new, strict=True)) > 20
+    assert max(np.abs(a[:100] - b[:100]).mean() for a, b in zip(old, new, strict=True)) < 2, "not the same moment"
+
+
 @pytest.mark.parametrize("kind", ["png", "jpg"])
 def test_a_portrait_and_a_speech_are_a_talking_shot(real_addon, shot, tmp_path, kind):
     """One picture held for a second: each of the new ones differs from it at the mouth and nowhere else."""
