@@ -104,7 +104,7 @@ def test_a_trial_tells_what_is_missing_and_starts_nothing(cut, echo, tmp_path):
     import bpy
 
     strip = cut.movie(footage.movie(tmp_path / "clip.mp4", 200), start=11)
-    cut.speech(seconds=2.0)
+    cut.speech(seconds=2.0, clicks=[1.0])
     with pytest.raises(RuntimeError, match=r"No movie or image strip is active.* Click on the shot"):
         cut.editor.active_strip = None
         bpy.ops.lipsync.trial()
@@ -127,7 +127,7 @@ def test_of_two_picked_people_those_speak_who_are_heard_and_their_clicks_are_in_
 
     strip = cut.movie(footage.movie(tmp_path / "clip.mp4", 250), start=1)
     cut.editor.active_strip = strip
-    cut.speech(seconds=4.0, name="early", channel=7)
+    cut.speech(seconds=4.0, clicks=[1.0], name="early", channel=7)
     cut.speech(start=151, seconds=4.0, name="late", channel=8)
     for name, face in (("early", "at:20,100,40"), ("late", "at:140,30,40")):
         person = strip.lipsync_people.add()
