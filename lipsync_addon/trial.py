@@ -36,7 +36,7 @@ def around(shot: strips.Shot, playhead: int, seconds: float, clicked: Sequence[i
         raise errors.LipSyncError(
             f"The playhead is not over the strip “{shot.name}”.", "Move it to the moment to be tried."
         )
-    length = min(round(seconds * shot.timeline_rate), end - start)
+    length = min(max(round(seconds * shot.timeline_rate), 1), end - start)
     first = min(max(playhead - length // 2, start), end - length)
     if shot.still:
         head = shot.head + first - start
