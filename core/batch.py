@@ -14,7 +14,7 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
-from .client import Worker, remove_leftovers
+from .client import Worker, divided, remove_leftovers
 from .errors import JobError, LipSyncError
 from .job import Cancel, Failure, Progress, RedubJob, Result, from_json
 
@@ -22,7 +22,6 @@ listen = 0.2
 """Seconds between two looks at whether somebody wants the batch to end."""
 patience = 10.0
 """Seconds that a worker gets to give up a job before it is ended by force."""
-thread_variables = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 class Batch:
@@ -46,7 +45,7 @@ class Batch:
         """Jobs in the list."""
         self._answers: queue.SimpleQueue[tuple[int, Result | Failure]] = queue.SimpleQueue()
         self._stop = threading.Event()
-        self._environment = _environment(workers)
+        self._environment = divided(os.environ, min(workers, self.count))
         self._threads = [threading.Thread(target=self._work, daemon=True) for _ in range(min(workers, self.count))]
 
     def __enter__(self) -> Batch:
@@ -139,12 +138,3 @@ class _Hand:
                 with suppress(OSError):
                     self._worker.log.unlink()
             self._worker = None
-
-
-def _environment(workers: int) -> dict[str, str]:
-    """A worker's: several share the processor's cores, where the user has not divided them otherwise."""
-    environment = dict(os.environ)
-    if workers > 1 and not any(name in environment for name in thread_variables):
-        ours = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        environment |= {name: str(max(1, ours // workers)) for name in thread_variables}
-    return environment

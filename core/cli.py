@@ -26,12 +26,12 @@ from pathlib import Path
 
 from . import __version__
 from .batch import Batch
+from .client import most_workers
 from .errors import JobError, LipSyncError, MediaError, OutputError, refused
 from .job import Failure, Progress, RedubJob, Result, fraction, number_ranges, to_json
 
 still_rate = Fraction(25)
 """Frames a second of a movie that is made of a single image, unless the user says another."""
-most_workers = 64
 image_suffixes = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".exr", ".dpx", ".bmp", ".tga", ".webp")
 
 _number_options = {

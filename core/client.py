@@ -7,10 +7,12 @@ Standard library only: Blender's Python loads it.
 from __future__ import annotations
 
 import glob
+import os
 import queue
 import shutil
 import subprocess
 import threading
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -19,6 +21,17 @@ from . import errors, job
 
 grace = 5.0
 """Seconds that a worker gets to clean up before it is ended by force."""
+most_workers = 64
+"""How many may work at a time."""
+thread_variables = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
+
+
+def divided(environment: Mapping[str, str], workers: int) -> dict[str, str]:
+    """A worker's environment: several share the processor's cores, where the user has not divided them otherwise."""
+    if workers < 2 or any(name in environment for name in thread_variables):
+        return dict(environment)
+    ours = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return {**environment, **{name: str(max(1, ours // workers)) for name in thread_variables}}
 
 
 def remove_leftovers(output: Path) -> None:
@@ -45,17 +58,18 @@ class Worker:
         environment: its environment variables; None: this process's.
 
     Raises:
-        LipSyncError: the program cannot be started, or the log not be written.
+        WorkerError: the program cannot be started, or the log not be written.
     """
 
     def __init__(self, command: list[str], log: Path, environment: Mapping[str, str] | None = None) -> None:
         self.log = log
+        self._patience_ends = 0.0
         self._messages: queue.SimpleQueue[job.Message | None] = queue.SimpleQueue()
         try:
             log.parent.mkdir(parents=True, exist_ok=True)
             output = log.open("wb")
         except OSError as e:
-            raise errors.LipSyncError(f"The log {log} cannot be written: {e.strerror or e}.") from None
+            raise errors.WorkerError(f"The log {log} cannot be written: {e.strerror or e}.") from None
         try:
             with output as stderr:
                 self._process = subprocess.Popen(
@@ -67,7 +81,7 @@ class Worker:
                     creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),  # else Windows shows a console
                 )
         except OSError as e:
-            raise errors.LipSyncError(
+            raise errors.WorkerError(
                 f"The runtime's Python cannot be started: {e}.", "Choose another one in the add-on's preferences."
             ) from None
         self._reader = threading.Thread(target=self._read, name="lipsync worker", daemon=True)
@@ -106,13 +120,20 @@ class Worker:
             return job.Failure("Crash", message.message, f"Try again; its log is {self.log}.")
         return message
 
+    def hang_up(self) -> None:
+        """Lets the process end, by closing its stdin (it cleans up), and does not wait for that."""
+        assert self._process.stdin
+        if not self._patience_ends:
+            self._patience_ends = time.monotonic() + grace
+            with suppress(OSError):
+                self._process.stdin.close()
+
     def close(self) -> None:
-        """Ends the process: politely, by closing its stdin (it cleans up), and by force when that takes long."""
-        assert self._process.stdin and self._process.stdout
-        with suppress(OSError):
-            self._process.stdin.close()
+        """Ends the process: politely, by hanging up, and by force when it then takes longer than `grace`."""
+        assert self._process.stdout
+        self.hang_up()
         try:
-            self._process.wait(timeout=grace)
+            self._process.wait(timeout=max(self._patience_ends - time.monotonic(), 0))
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()

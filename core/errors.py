@@ -61,6 +61,10 @@ class OutputError(LipSyncError):
     hint = "Choose a folder that exists, can be written to and has free space."
 
 
+class WorkerError(LipSyncError):
+    """The process that does the work cannot be started."""
+
+
 class Cancelled(LipSyncError):
     """The user cancelled the job; nothing was changed."""
 

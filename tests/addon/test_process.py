@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import sys
+import time
 import tomllib
 import venv
 import zipfile
@@ -154,6 +155,22 @@ def test_a_worker_that_does_not_listen_is_ended_by_force(tmp_path, monkeypatch):
     assert isinstance(worker.receive(60), job.Hello)
     worker.close()
     assert worker._process.returncode not in (None, 0)
+
+
+def test_several_workers_that_do_not_listen_are_waited_for_together(tmp_path, monkeypatch):
+    """Quitting Blender with eight of them would take most of a minute."""
+    monkeypatch.setattr(client, "grace", 2.0)
+    program = f"print({job.to_json(job.Hello('0', '3'))!r}, flush=True)\nwhile True: __import__('time').sleep(1)"
+    workers = [client.Worker([sys.executable, "-c", program], tmp_path / f"{n}.log") for n in range(4)]
+    for worker in workers:
+        assert isinstance(worker.receive(60), job.Hello)
+    begun = time.monotonic()
+    for worker in workers:
+        worker.hang_up()
+    for worker in workers:
+        worker.close()
+    assert 2 <= time.monotonic() - begun < 6
+    assert all(worker._process.returncode not in (None, 0) for worker in workers)
 
 
 def test_the_real_worker_greets_and_refuses_bad_media(tmp_path):

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 from portrait_clips import write_images
 
-from core import batch, cli, redub
+from core import batch, cli, client, redub
 from core.client import Worker
 from core.job import Failure, RedubJob, Result, to_json
 from core.provenance import made_before
@@ -181,6 +181,19 @@ def test_several_workers_do_several_jobs_at_a_time(
     assert all(worker._process.returncode is not None for worker in started)
     status, answers = lipsync_batch(*jobs, options=("--workers", "3"))
     assert (status, [a["made_before"] for a in answers]) == (0, 4 * [True])
+
+
+def test_workers_divide_the_cores_among_those_that_have_a_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A single job would leave most of the processor idle."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(12)), raising=False)
+    for name in client.thread_variables:
+        monkeypatch.delenv(name, raising=False)
+    for jobs, workers, threads in ((3, 2, "6"), (2, 64, "6"), (64, 64, "1"), (1, 4, None), (3, 1, None), (0, 4, None)):
+        environment = batch.Batch(["{}"] * jobs, workers)._environment
+        assert [environment.get(name) for name in client.thread_variables] == [threads, threads], (jobs, workers)
+    monkeypatch.setenv("MKL_NUM_THREADS", "3")
+    environment = batch.Batch(["{}"] * 3, 2)._environment
+    assert [environment.get(name) for name in client.thread_variables] == [None, "3"]
 
 
 @pytest.mark.parametrize("workers", ["0", "65", "-1"])
