@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # pyright: reportAttributeAccessIssue=none
-"""Re-dubs some strips, one after the other: makes the jobs, feeds the worker, swaps the media when it has answered.
+"""Re-dubs some strips: makes the jobs, feeds one worker or several, swaps a strip's media when its job is answered.
 
 The window's modal operator calls `step` from a timer, everything else calls it in a loop; both get the same.
 """
@@ -11,10 +11,12 @@ import os
 import tempfile
 import time
 import uuid
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -35,12 +37,14 @@ class Settings:
     python: Path
     """The worker's interpreter."""
     log: Path
-    """File for what the worker writes to stderr."""
+    """File for what the worker writes to stderr; further workers have one beside it."""
     model: str = ""
     device: str = "auto"
     quality: str = "high"
     folder: str = ""
     """Where new media go; empty: `lipsync` beside the .blend, or beside the media while the .blend has no file yet."""
+    workers: int = 1
+    """Strips that are made at a time."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,61 @@ class _Task:
     shot: strips.Shot
     speeches: tuple[tuple[str, str, Fraction], ...]
     """For each person the face, as in job.RedubJob, the sound file, and when it begins after the shot's first frame."""
+
+
+class _Hand:
+    """A worker, started when there is a job for it, and what it is doing.
+
+    Args:
+        python: the worker's interpreter.
+        environment: its environment variables.
+        logs: where the next one's log goes.
+    """
+
+    def __init__(self, python: Path, environment: Mapping[str, str], logs: Iterator[Path]) -> None:
+        self.task: _Task | None = None
+        self.progress = job.Progress("faces", 0, 0)
+        self.output = Path()
+        """Of the running job."""
+        self._python, self._environment, self._logs = python, environment, logs
+        self._worker: client.Worker | None = None
+
+    @property
+    def fraction(self) -> float:
+        """How much of the running job is done, 0 to 1."""
+        part = self.progress.done / self.progress.total if self.progress.total else 0.0
+        return (part + (self.progress.stage == "lips")) / 2
+
+    def send(self, message: job.RedubJob | job.Cancel) -> None:
+        """
+        Raises:
+            WorkerError: the worker cannot be started.
+        """
+        if self._worker is None:
+            self._worker = client.Worker(runtime.command(self._python), next(self._logs), self._environment)
+        self._worker.send(message)
+
+    def receive(self) -> job.Message | None:
+        """What the worker has said; does not wait for it."""
+        return self._worker.receive(0) if self._worker else None
+
+    def hang_up(self) -> None:
+        """Lets the worker end; `end` waits for it. Several end at the same time so."""
+        if self._worker:
+            self._worker.hang_up()
+
+    def end(self) -> None:
+        """Ends the worker."""
+        if self._worker:
+            self._worker.close()
+            self._worker = None
+
+
+def _logs(first: Path) -> Iterator[Path]:
+    """A file for each worker that is started: after a crash the next one leaves the log that tells about it."""
+    yield first
+    for number in count(2):
+        yield first.with_stem(f"{first.stem}-{number}")
 
 
 class Batch:
@@ -65,23 +124,28 @@ class Batch:
         """A line about each strip that has new media."""
         self.problems: list[str] = []
         """A sentence and a hint about each that has not."""
-        self.total = 0
-        self.progress = job.Progress("faces", 0, 0)
         self.cancelled = False
         self._scene = scene.session_uid
         self._named = named
         self._settings = settings
         self._silence = scene.lipsync.silence
         self._picture = properties.picture(scene)
-        self._worker: client.Worker | None = None
-        self._output = Path()
-        self._made_folder = False
         self._asked_to_stop = 0.0
+        self._ended = 0
+        self._made: set[Path] = set()
+        """Folders that there were not before."""
         self._sounds = tempfile.TemporaryDirectory(prefix="lipsync-", ignore_cleanup_errors=True)
-        self._tasks = [task for strip in chosen if (task := self._prepare(scene, strip))]
-        self._marked = [task.shot.key for task in self._tasks]
-        self.total = len(self._tasks)
-        self._next()
+        self._waiting = deque(task for strip in chosen if (task := self._prepare(scene, strip)))
+        self._marked = [task.shot.key for task in self._waiting]
+        self.total = len(self._waiting)
+        """Strips of which new media are asked for."""
+        several = min(settings.workers, self.total)
+        environment, logs = client.divided(runtime.clean_environment(), several), _logs(settings.log)
+        self._hands = [_Hand(settings.python, environment, logs) for _ in range(several)]
+        for hand in self._hands:
+            self._next(hand)
+        if not self._hands:
+            self.close()
 
     def _prepare(self, scene: bpy.types.Scene, strip: Any) -> _Task | None:
         """Reads the strip and mixes its speech, both as they are when the user asks."""
@@ -105,83 +169,119 @@ class Batch:
 
     @property
     def running(self) -> bool:
-        return bool(self._tasks)
+        return bool(self._waiting or self._busy())
+
+    def _busy(self) -> list[_Hand]:
+        return [hand for hand in self._hands if hand.task]
 
     @property
     def text(self) -> str:
         """What is being done, for people."""
         if self._asked_to_stop:
             return "Stopping"
-        number = f"{self.total - len(self._tasks) + 1}/{self.total} " if self.total > 1 else ""
-        return f"{number}{stages.get(self.progress.stage, 'Working')}"
+        busy = self._busy()
+        if not busy:
+            return "Working"
+        stage = stages.get(busy[0].progress.stage, "Working")
+        if self.total == 1:
+            return stage
+        first, last = self._ended + 1, self._ended + len(busy)
+        return f"{first if first == last else f'{first}-{last}'}/{self.total} {stage}"
 
     @property
     def fraction(self) -> float:
-        """How much of the running strip is done, 0 to 1."""
-        part = self.progress.done / self.progress.total if self.progress.total else 0.0
-        return (part + (self.progress.stage == "lips")) / 2
+        """How much of all strips is done, 0 to 1."""
+        return (self._ended + sum(hand.fraction for hand in self._busy())) / self.total if self.total else 1.0
 
     def step(self, seconds: float) -> bool:
-        """Hears what the worker has said and acts on it; never much longer than the wait.
+        """Hears what the workers have said and acts on it; never much longer than the wait.
 
         Args:
-            seconds: how long to wait for its next message.
+            seconds: how long to wait for their next message.
 
         Returns:
             True if a strip has got new media.
         """
-        deadline = time.monotonic() + seconds + 0.05
-        while self._tasks and self._worker and time.monotonic() < deadline:
+        begun = time.monotonic()
+        deadline = begun + seconds + 0.05
+        while self.running and time.monotonic() < deadline:
             if self._asked_to_stop and time.monotonic() - self._asked_to_stop > patience:
-                self._end_task(job.Failure("Cancelled", ""))
+                for hand in self._busy():
+                    hand.hang_up()
+                for hand in self._busy():
+                    self._end_task(hand, job.Failure("Cancelled", ""))
                 break
-            message = self._worker.receive(seconds)
-            if message is None:
+            heard = False
+            for hand in self._busy():
+                message = hand.receive()
+                heard = heard or message is not None
+                if isinstance(message, job.Progress):
+                    hand.progress = message
+                elif isinstance(message, job.Result):
+                    return self._finish(hand, message)
+                elif isinstance(message, job.Failure):
+                    self._end_task(hand, message)
+            if heard:
+                seconds = 0
+            elif time.monotonic() >= begun + seconds:
                 break
-            if isinstance(message, job.Progress):
-                self.progress = message
-            elif isinstance(message, job.Result):
-                return self._finish(message)
-            elif isinstance(message, job.Failure):
-                self._end_task(message)
-            seconds = 0
+            else:
+                time.sleep(0.01)
         return False
 
     def cancel(self) -> None:
-        """Asks the worker to give up; `step` sees the end of it. What is done stays done."""
-        if self._worker and not self._asked_to_stop:
+        """Asks the workers to give up; `step` sees the end of it. What is done stays done."""
+        if not self._asked_to_stop:
             self._asked_to_stop = time.monotonic()
-            self._worker.send(job.Cancel())
+            if self._waiting:  # a worker that is done all the same must find nothing to go on with
+                self._waiting.clear()
+                self.cancelled = True
+            for hand in self._busy():
+                hand.send(job.Cancel())
 
     def close(self) -> None:
-        """Ends the worker and removes the temporary files. Touches no strip: the file may be closing."""
-        self._tasks = []
-        self._end_worker()
-        self._remove_leftovers()
+        """Ends the workers and removes the temporary files. Touches no strip: the file may be closing."""
+        self._waiting.clear()
+        for hand in self._hands:
+            hand.hang_up()
+        for hand in self._hands:
+            hand.task = None
+            hand.end()
+            self._clear_away(hand)
         self._sounds.cleanup()
 
-    def _next(self) -> None:
-        """Sends the next job, or ends the batch."""
-        while self._tasks:
+    def _next(self, hand: _Hand) -> None:
+        """Gives a worker the next job; after the last one the batch ends."""
+        while self._waiting:
+            hand.task = self._waiting.popleft()
             try:
-                self._send(self._tasks[0])
+                self._send(hand, hand.task)
                 return
             except errors.LipSyncError as e:
-                self._end_task(job.Failure(type(e).__name__, str(e), e.hint), then_next=False)
+                if isinstance(e, errors.WorkerError) and len(self._busy()) > 1:
+                    # No more processes are to be had; those that work do this one too.
+                    self._waiting.appendleft(hand.task)
+                    hand.task = None
+                    self._clear_away(hand)
+                    break
+                self._note(hand, job.Failure(type(e).__name__, str(e), e.hint))
+        if self._busy():
+            hand.end()
+            return
         for strip in [s for scene in self._scenes() for s in strips.all_strips(scene)]:
             if strip.get(strips.job_key) in self._marked:
                 del strip[strips.job_key]
         self.close()
 
-    def _send(self, task: _Task) -> None:
+    def _send(self, hand: _Hand, task: _Task) -> None:
         shot = task.shot
-        self.progress = job.Progress("faces", 0, shot.count)
-        self._output = self._new_output(shot.media)
+        hand.progress = job.Progress("faces", 0, shot.count)
+        hand.output = self._new_output(shot.media)
         paths = shot.media.paths()
         (face, sound, start), *others = task.speeches
         request = job.RedubJob(
             speech=sound,
-            output=str(self._output),
+            output=str(hand.output),
             video=paths[0] if shot.media.filepath else "",
             images=() if shot.media.filepath else paths,
             rate=shot.rate,
@@ -197,11 +297,7 @@ class Batch:
             quality=self._settings.quality,
             **self._picture,
         )
-        if self._worker is None:
-            self._worker = client.Worker(
-                runtime.command(self._settings.python), self._settings.log, runtime.clean_environment()
-            )
-        self._worker.send(self._request(request))
+        hand.send(self._request(request))
 
     def _request(self, request: job.RedubJob) -> job.RedubJob:
         """The job as the worker gets it."""
@@ -222,7 +318,7 @@ class Batch:
         return (Path(bpy.data.filepath).parent if bpy.data.filepath else beside) / "lipsync"
 
     def _new_output(self, media: strips.Media) -> Path:
-        """A name for the new media that nothing has yet; makes the folder.
+        """A name for the new media that nothing has and no running job was promised; makes the folder.
 
         Raises:
             OutputError: the folder cannot be made or written to.
@@ -231,8 +327,11 @@ class Batch:
         own = bool(media.filepath) or len(media.filenames) == 1  # a folder of images is known by its own name
         folder = self._folder(source.parent if own else source.parent.parent)
         try:
-            self._made_folder = not folder.exists()
+            made = not folder.exists()
             folder.mkdir(parents=True, exist_ok=True)
+            folder = folder.resolve()
+            if made:
+                self._made.add(folder)
             tempfile.TemporaryFile(dir=folder).close()
         except OSError as e:
             reason = (e.strerror or str(e)).lower()
@@ -241,27 +340,27 @@ class Batch:
             ) from None
         stem = source.stem if own else source.parent.name
         suffix = self._suffix(media)
-        take = 1
-        while os.path.lexists(output := folder / f"{stem}_lipsync_{take:03d}{suffix}"):
-            take += 1
-        return output.resolve()
+        promised = {str(hand.output).casefold() for hand in self._busy()}  # many disks do not tell A from a
+        takes = (folder / f"{stem}_lipsync_{take:03d}{suffix}" for take in count(1))
+        return next(take for take in takes if str(take).casefold() not in promised and not os.path.lexists(take))
 
     def _scenes(self) -> list[bpy.types.Scene]:
         """The batch's scene, fetched anew: an undo invalidates what was held. Empty if it is gone."""
         return [scene for scene in bpy.data.scenes if scene.session_uid == self._scene]
 
-    def _finish(self, result: job.Result) -> bool:
-        shot = self._tasks[0].shot
+    def _finish(self, hand: _Hand, result: job.Result) -> bool:
+        assert hand.task
+        shot = hand.task.shot
         if result.frames != shot.count:  # the pictures would slide against the strip's handles
-            client.remove(self._output)
-            client.remove(self._output.with_name(f"{self._output.name}.lipsync.json"))
+            client.remove(hand.output)
+            client.remove(hand.output.with_name(f"{hand.output.name}.lipsync.json"))
             message = f"The new media has {result.frames} frames, but the strip needs {shot.count}."
-            self._end_task(job.Failure("MediaError", message, "Convert the footage to an even frame rate first."))
+            self._end_task(hand, job.Failure("MediaError", message, "Convert the footage to an even frame rate first."))
             return False
-        self._tasks.pop(0)
-        self._output = Path()
+        hand.task, hand.output = None, Path()
+        self._ended += 1
         changed = self._use(shot, result)
-        self._next()
+        self._next(hand)
         return changed
 
     def _use(self, shot: strips.Shot, result: job.Result) -> bool:
@@ -285,31 +384,30 @@ class Batch:
         notes = " ".join(result.warnings)
         return f"{shot.name}: {result.changed} of {result.frames} frames have new lips. {notes}".strip()
 
-    def _end_task(self, failure: job.Failure, then_next: bool = True) -> None:
+    def _end_task(self, hand: _Hand, failure: job.Failure) -> None:
         """Notes why the running strip stays as it is, and goes on with the next one."""
-        shot = self._tasks.pop(0).shot
+        self._note(hand, failure)
+        self._next(hand)
+
+    def _note(self, hand: _Hand, failure: job.Failure) -> None:
+        assert hand.task
+        shot, hand.task = hand.task.shot, None
+        self._ended += 1
         if failure.kind == "Cancelled":
             self.cancelled = True
-            self._tasks = []
         else:
             self.problems.append(f"{shot.name}: {failure.message} {failure.hint}".strip())
         if failure.kind in ("Crash", "Cancelled"):
-            self._end_worker()
-        self._remove_leftovers()
-        if then_next:
-            self._next()
+            hand.end()
+        self._clear_away(hand)
 
-    def _end_worker(self) -> None:
-        if self._worker:
-            self._worker.close()
-            self._worker = None
-
-    def _remove_leftovers(self) -> None:
-        """What an ended worker could not remove itself, and the folder, if it was made for the job and stayed empty."""
-        output, self._output = self._output, Path()
-        if not output.name:  # no job is running
+    def _clear_away(self, hand: _Hand) -> None:
+        """Removes what an ended job has left, and its folder, if that was made for these strips and is empty."""
+        output, hand.output = hand.output, Path()
+        if not output.name:  # no job was running
             return
         client.remove_leftovers(output)
-        if self._made_folder:
+        if output.parent in self._made and all(other.output.parent != output.parent for other in self._busy()):
             with suppress(OSError):  # something lies in it
                 output.parent.rmdir()
+                self._made.remove(output.parent)

@@ -13,7 +13,7 @@ from . import batch, preferences, runtime, strips
 from .shared import errors
 
 tick = 0.1
-"""Seconds between two looks at the worker."""
+"""Seconds between two looks at the workers."""
 
 running: batch.Batch | None = None
 """The batch the window is waiting for; there is one at most."""
@@ -54,7 +54,7 @@ def redraw(context: bpy.types.Context) -> None:
 
 
 class Waits:
-    """What operators have in common that make new pictures: the worker is waited for, in the window by a timer."""
+    """What operators have in common that make new pictures: the workers are waited for, in the window by a timer."""
 
     @classmethod
     def poll(cls, context):
@@ -80,13 +80,13 @@ class Waits:
         if work.problems:
             self.report({"WARNING"} if work.done else {"ERROR"}, " ".join(work.problems))
         elif work.cancelled:
-            self.report({"INFO"}, "The re-dub was cancelled; no strip was changed by it.")
+            self.report({"INFO"}, "The re-dub was cancelled; strips that were not done stay as they were.")
         for line in work.done:
             self.report({"INFO"}, line)
         return {"FINISHED"} if work.done else {"CANCELLED"}
 
     def execute(self, context):
-        """Waits for the worker: for scripts and the background."""
+        """Waits for the workers: for scripts and the background."""
         try:
             work = self.begin(context)
         except errors.LipSyncError as e:
@@ -175,7 +175,7 @@ class LIPSYNC_OT_redub(Waits, bpy.types.Operator):
 
 
 class LIPSYNC_OT_cancel(bpy.types.Operator):
-    """Stop the running re-dub; its strip stays as it is"""
+    """Stop the running re-dub; strips that are not done stay as they are"""
 
     bl_idname = "lipsync.cancel"
     bl_label = "Cancel Re-dub"

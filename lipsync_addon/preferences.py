@@ -8,6 +8,7 @@ from pathlib import Path
 import bpy
 
 from . import batch, runtime
+from .shared import client
 
 package = __name__.rsplit(".", 2)[0]
 """What Blender calls the add-on: the extension's root package."""
@@ -51,6 +52,14 @@ class LIPSYNC_AP_preferences(bpy.types.AddonPreferences):
             ("web", "Web", "H.264 of 8 bit that every browser plays"),
         ),
     )
+    workers: bpy.props.IntProperty(
+        name="Strips at a Time",
+        description="How many strips are made at once. Each takes the memory of one; they divide the processor's cores",
+        default=1,
+        min=1,
+        max=client.most_workers,
+        soft_max=16,
+    )
     folder: bpy.props.StringProperty(
         name="New Media",
         description="Folder for new media. Empty: the folder lipsync beside the .blend, or beside the media "
@@ -69,7 +78,7 @@ class LIPSYNC_AP_preferences(bpy.types.AddonPreferences):
         column.prop(self, "base_python")
         column.operator("lipsync.install_runtime", icon="IMPORT")
         column = layout.column()
-        for name in ("device", "model", "quality", "folder"):
+        for name in ("device", "model", "quality", "workers", "folder"):
             column.prop(self, name)
 
 
@@ -113,7 +122,15 @@ def settings(context: bpy.types.Context) -> batch.Settings:
     if addon is None:  # registered by hand in a Python that has bpy
         return batch.Settings(python, log)
     chosen = addon.preferences
-    return batch.Settings(python, log, bpy.path.abspath(chosen.model), chosen.device, chosen.quality, chosen.folder)
+    return batch.Settings(
+        python,
+        log,
+        model=bpy.path.abspath(chosen.model),
+        device=chosen.device,
+        quality=chosen.quality,
+        folder=chosen.folder,
+        workers=chosen.workers,
+    )
 
 
 def register() -> None:

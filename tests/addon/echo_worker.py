@@ -2,20 +2,24 @@
 """A worker that speaks the protocol and makes real media without a net: the asked for pictures, marked as dubbed.
 
 The tests put it in the place of core/worker.py. It keeps every job, with a copy of its speech, in $ECHO_FOLDER, and
-behaves badly when the file $ECHO_FOLDER/behave says so: `hang` (waits until it is told to stop), `die` (kill -9 of
-itself half-way; both leave a half-made file), `face` (finds none), `noise` (an answer that is none), `short` (makes a
-frame too few), `warn`.
+behaves badly when the file $ECHO_FOLDER/behave says so, or behave.STEM for the output of that name: `hang` (waits until
+it is told to stop, or the file says something else), `die` (kill -9 of itself half-way; both leave a half-made file),
+`wait` (hangs with nothing written), `late` (is done in spite of being told to stop), `meet` (waits until two jobs are
+begun), `face` (finds none), `noise` (an answer that is none), `short` (makes a frame too few), `warn`.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
 import sys
 import threading
 import time
+from contextlib import suppress
 from fractions import Fraction
+from itertools import count
 from math import ceil
 from pathlib import Path
 
@@ -47,41 +51,66 @@ def listen() -> None:
     os._exit(0)
 
 
+def keep(request: job.RedubJob) -> None:
+    """Under the next number that no other worker has taken."""
+    for number in count():
+        try:
+            with (folder / f"{number}.json").open("x") as file:
+                file.write(job.to_json(request))
+        except FileExistsError:
+            continue
+        shutil.copy(request.speech, folder / f"{number}.wav")
+        return
+
+
+def behaviour(output: Path) -> str:
+    for path in (folder / f"behave.{output.stem}", folder / "behave"):
+        with suppress(FileNotFoundError):
+            return path.read_text()
+    return ""
+
+
 def work(request: job.RedubJob) -> job.Result | job.Failure:
-    taken = len(list(folder.glob("*.json")))
-    (folder / f"{taken}.json").write_text(job.to_json(request))
-    shutil.copy(request.speech, folder / f"{taken}.wav")
-    (folder / "environment").write_text("\n".join(sorted(os.environ)))
-    behave = (folder / "behave").read_text() if (folder / "behave").exists() else ""
+    keep(request)
+    (folder / "environment").write_text(json.dumps(dict(os.environ)))
     output = Path(request.output)
+    behave = behaviour(output)
     sources = [Path(p) for p in (request.images or (request.video,))]
     numbers = [n for path in sources for n in footage.read_numbers(path)]
-    count = request.frame_count or len(numbers) - request.start_frame
+    wanted = request.frame_count or len(numbers) - request.start_frame
     if request.sync_mode == "loop":
         assert request.rate
         length = Fraction(len(footage.samples(request.speech)), 16000)
-        count = ceil((request.speech_start + length) * request.rate)
-        numbers, sources = numbers * count, sources * count
-    chosen = numbers[request.start_frame : request.start_frame + count]
-    say(job.Progress("faces", count, count))
+        wanted = ceil((request.speech_start + length) * request.rate)
+        numbers, sources = numbers * wanted, sources * wanted
+    chosen = numbers[request.start_frame : request.start_frame + wanted]
+    say(job.Progress("faces", wanted, wanted))
     if behave == "face":
         return job.Failure("NoFaceError", f"There is no face in {request.video}.", "Choose other footage.")
     if behave == "noise":
         print("hello there", flush=True)
     if behave == "short":
         chosen.pop()
+    half = output.parent / f".{output.name}.{os.getpid()}.part{output.suffix}"
     if behave in ("die", "hang"):
-        (output.parent / f".{output.name}.1234.part{output.suffix}").write_bytes(b"half")
+        half.write_bytes(b"half")
     if behave == "die":
-        say(job.Progress("lips", 1, count))
+        say(job.Progress("lips", 1, wanted))
         os.kill(os.getpid(), signal.SIGKILL)
-    while behave == "hang" and not cancelled.is_set():
-        (folder / "hanging").write_text(str(os.getpid()))
+    begun = time.monotonic()
+    while behave in ("hang", "wait", "late") and not cancelled.is_set():
+        (folder / f"hanging.{os.getpid()}").write_text(output.name)
         time.sleep(0.02)
-    if cancelled.is_set():
+        behave = behaviour(output)
+    while behave == "meet" and not (folder / "1.json").exists():
+        if time.monotonic() - begun > 20:
+            return job.Failure("LipSyncError", "Nobody else has come.")
+        time.sleep(0.02)
+    if cancelled.is_set() and behave != "late":
         return job.Failure("Cancelled", "The job was cancelled; nothing was changed.")
+    half.unlink(missing_ok=True)
     new = [n | footage.dubbed for n in chosen]
-    names = tuple(path.name for path in sources[request.start_frame : request.start_frame + count])
+    names = tuple(path.name for path in sources[request.start_frame : request.start_frame + wanted])
     if request.sync_mode == "loop":
         names = tuple(f"{i:04d}_{name}" for i, name in enumerate(names))
     images = bool(request.images) and not output.suffix
@@ -96,14 +125,14 @@ def work(request: job.RedubJob) -> job.Result | job.Failure:
                 rate = container.streams.video[0].guessed_rate
         assert rate
         footage.encode(output, new, rate)
-    say(job.Progress("lips", count, count))
+    say(job.Progress("lips", wanted, wanted))
     warnings = ("The lips will look soft.",) if behave == "warn" else ()
     return job.Result(request.output, len(new), len(new), warnings=warnings, images=names if images else ())
 
 
 if __name__ == "__main__":
     say(job.Hello(__version__, "echo"))
-    print("echo worker started", file=sys.stderr, flush=True)
+    print(f"echo worker started, process {os.getpid()}.", file=sys.stderr, flush=True)
     threading.Thread(target=listen, daemon=True).start()
     while True:
         arrived.acquire()

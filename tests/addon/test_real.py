@@ -89,6 +89,23 @@ def test_a_shot_is_dubbed_by_the_real_worker_with_a_net_of_ones_own(real_addon, 
     assert shot.filepath == str(tmp_path / "clip.mp4")
 
 
+def test_two_strips_of_one_movie_are_dubbed_at_once(real_addon, shot, tmp_path):
+    """Both workers look for the same faces, and keep them in the same place."""
+    import bpy
+
+    in_runtime(make_net, tmp_path / "net.safetensors")
+    preferences = bpy.context.preferences.addons[real_addon.root].preferences
+    preferences.model, preferences.device, preferences.workers = str(tmp_path / "net.safetensors"), "cpu", 2
+    editor = bpy.context.scene.sequence_editor
+    strips = editor.strips if hasattr(editor, "strips") else editor.sequences
+    second = strips.new_movie(name="second", filepath=shot.filepath, channel=3, frame_start=1)
+    second.select = True
+    assert bpy.ops.lipsync.redub() == {"FINISHED"}
+    assert shot.filepath != second.filepath
+    for strip in (shot, second):
+        check_new_media(strip, tmp_path / "clip.mp4")
+
+
 def test_a_shot_with_an_alpha_channel_keeps_it(real_addon, shot, tmp_path):
     """ProRes 4444 and the like: H.264 has no alpha, so the new media need a codec that not every container takes."""
     import av

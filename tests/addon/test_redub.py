@@ -321,8 +321,8 @@ def test_the_worker_does_not_see_blenders_python(cut, echo, tmp_path, monkeypatc
     cut.movie(footage.movie(tmp_path / "clip.mp4", 30))
     cut.speech()
     assert cut.redub() == {"FINISHED"}
-    names = (echo / "environment").read_text().split()
-    assert "ECHO_FOLDER" in names and not {"PYTHONPATH", "PYTHONHOME", "LD_LIBRARY_PATH"} & set(names)
+    environment = json.loads((echo / "environment").read_text())
+    assert "ECHO_FOLDER" in environment and not {"PYTHONPATH", "PYTHONHOME", "LD_LIBRARY_PATH"} & set(environment)
 
 
 def test_several_strips_are_done_and_one_bad_one_does_not_stop_the_others(cut, echo, tmp_path):
@@ -390,7 +390,7 @@ def test_cancel_stops_the_worker_and_changes_nothing(cut, echo, tmp_path):
     import bpy
 
     work = cut.addon.batch.Batch(cut.scene, strips, cut.addon.preferences.settings(bpy.context))
-    while not (echo / "hanging").exists():
+    while not cut.hanging(echo):
         work.step(0.05)
     assert work.text == "1/2 Finding the face" and "lipsync_job" in strips[0]
     work.cancel()
@@ -400,7 +400,7 @@ def test_cancel_stops_the_worker_and_changes_nothing(cut, echo, tmp_path):
     assert work.cancelled and not work.done and not work.problems
     assert [cut.state(s) for s in strips] == before
     with pytest.raises(ProcessLookupError):
-        os.kill(int((echo / "hanging").read_text()), 0)
+        os.kill(cut.hanging(echo)["clip_lipsync_001.mp4"], 0)
     assert len(cut.jobs(echo)) == 1
 
 
@@ -412,12 +412,12 @@ def test_closing_the_file_ends_the_worker_and_leaves_nothing_half_written(cut, e
     cut.speech()
     (echo / "behave").write_text("hang")
     work = cut.addon.batch.Batch(cut.scene, [strip], cut.addon.preferences.settings(bpy.context))
-    while not (echo / "hanging").exists():
+    while not cut.hanging(echo):
         work.step(0.05)
     assert list((tmp_path / "lipsync").iterdir())
     work.close()
     with pytest.raises(ProcessLookupError):
-        os.kill(int((echo / "hanging").read_text()), 0)
+        os.kill(cut.hanging(echo)["clip_lipsync_001.mp4"], 0)
     assert not (tmp_path / "lipsync").exists()
 
 

@@ -129,6 +129,10 @@ class Cut:
     def jobs(self, echo):
         return [json.loads((echo / f"{i}.json").read_text()) for i in range(len(list(echo.glob("*.json"))))]
 
+    def hanging(self, echo):
+        """The processes that hang or did, by the name of the new media."""
+        return {path.read_text(): int(path.suffix[1:]) for path in sorted(echo.glob("hanging.*"))}
+
 
 def tone_mix(scene, shot, names, output):
     """A tone for as long as the shot's pictures, in the place of speech.mix."""
