@@ -9,13 +9,14 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import bpy
 
 from . import batch, preferences, strips
-from .shared import errors
+from .shared import client, errors
 
 _command = None
 
@@ -26,6 +27,7 @@ def redub_scene(
     speech: str = "",
     *,
     remaining: bool = False,
+    workers: int = 0,
     between: Callable[[], None] = lambda: None,
 ) -> batch.Batch:
     """Re-dubs strips and waits; progress goes to stdout.
@@ -35,6 +37,7 @@ def redub_scene(
         names: of the strips; empty: every movie and image strip that is not muted.
         speech: name of the sound strip to use; empty: all that are heard over the strip.
         remaining: leave out strips that play new media over their whole length.
+        workers: how many strips are made at a time; 0: as the preferences say.
         between: called when a strip has got new media and others are still to come; may raise to end the work.
 
     Returns:
@@ -48,7 +51,8 @@ def redub_scene(
         raise errors.LipSyncError(f"The scene “{scene.name}” has no strip to re-dub.", "Add a movie strip.")
     if remaining:
         chosen = [s for s in chosen if not strips.record_of(s) or strips.outgrown(s)]
-    work = batch.Batch(scene, chosen, preferences.settings(bpy.context), speech)
+    settings = preferences.settings(bpy.context)
+    work = batch.Batch(scene, chosen, replace(settings, workers=workers or settings.workers), speech)
     said = ""
     try:
         while work.running:
@@ -85,19 +89,20 @@ def redub_file(
     scene: str = "",
     output: Path | None = None,
     remaining: bool = False,
+    workers: int = 0,
 ) -> int:
     """Opens a .blend, re-dubs its strips and saves it; see `main` for the exit status it returns."""
     try:
         bpy.ops.wm.open_mainfile(filepath=str(blend), load_ui=False, use_scripts=False)
     except RuntimeError as e:
         return _complain(errors.MediaError(f"{blend} cannot be opened: {str(e).strip()}", "Name a .blend file."))
-    return _redub_and_save(names, speech, scene, output, remaining)
+    return _redub_and_save(names, speech, scene, output, remaining, workers)
 
 
 def main(argv: Sequence[str]) -> int:
-    """`lipsync [--strip NAME]… [--speech NAME] [--scene NAME] [--remaining | --revert] [-o FILE]` on the open .blend.
+    """`lipsync [--strip NAME]… [--speech NAME] [--scene NAME] [--workers N] [--remaining | --revert] [-o FILE]`.
 
-    The .blend is saved after every strip, so that whatever ends the work costs the running one alone.
+    On the open .blend, which is saved after every strip, so that whatever ends the work costs the running one alone.
 
     Returns:
         Exit status: 0 all strips done, 1 some or all not (the others are saved), 2 a mistake in the request, 130
@@ -109,6 +114,9 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--strip", action="append", default=[], metavar="NAME", help="strip; default: all not muted")
     parser.add_argument("--speech", default="", metavar="NAME", help="sound strip; default: all heard over the strip")
     parser.add_argument("--scene", default="", metavar="NAME", help="default: the open one")
+    parser.add_argument(
+        "--workers", type=_several, default=0, metavar="N", help="strips made at a time; default: the preferences'"
+    )
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--remaining", action="store_true", help="go on: leave out strips that are re-dubbed already")
     which.add_argument("--revert", action="store_true", help="give the strips their original media back instead")
@@ -120,7 +128,13 @@ def main(argv: Sequence[str]) -> int:
     if asked.revert:
         return _revert_and_save(asked.strip, asked.scene, asked.output)
     with _interruptible():
-        return _redub_and_save(asked.strip, asked.speech, asked.scene, asked.output, asked.remaining)
+        return _redub_and_save(asked.strip, asked.speech, asked.scene, asked.output, asked.remaining, asked.workers)
+
+
+def _several(text: str) -> int:
+    if text.isdecimal() and 1 <= int(text) <= client.most_workers:
+        return int(text)
+    raise argparse.ArgumentTypeError(f"“{text}” is no number from 1 to {client.most_workers}")
 
 
 @contextmanager
@@ -134,11 +148,13 @@ def _interruptible() -> Iterator[None]:
             signal.signal(signal.SIGINT, before)
 
 
-def _redub_and_save(names: Sequence[str], speech: str, scene_name: str, output: Path | None, remaining: bool) -> int:
+def _redub_and_save(
+    names: Sequence[str], speech: str, scene_name: str, output: Path | None, remaining: bool, workers: int
+) -> int:
     save = _Save(output)
     try:
         _check_target(output)
-        work = redub_scene(_scene(scene_name), names, speech, remaining=remaining, between=save)
+        work = redub_scene(_scene(scene_name), names, speech, remaining=remaining, workers=workers, between=save)
         if work.done:
             save()
     except errors.LipSyncError as e:

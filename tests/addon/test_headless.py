@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 
 import footage
@@ -112,6 +113,57 @@ def test_a_run_that_is_cut_short_keeps_what_is_done_and_the_next_one_does_the_re
     assert len(list((tmp_path / "echo").glob("*.json"))) == jobs
 
 
+def test_two_strips_are_made_at_a_time_and_the_film_is_saved_after_each(addon, film, tmp_path, monkeypatch, capfd):
+    """A night has to be enough for a film, and what ends it may cost only what is being made."""
+    import bpy
+
+    (tmp_path / "echo" / "behave").write_text("meet")
+    saved, save = [], addon.headless._Save.__call__
+
+    def noted(self):
+        saved.append(sorted(media(addon).values()))
+        save(self)
+
+    monkeypatch.setattr(addon.headless._Save, "__call__", noted)
+    assert addon.headless.main(["--workers", "2"]) == 0
+    assert [sum("lipsync" in name for name in names) for names in saved] == [1, 2]
+    bpy.ops.wm.open_mainfile(filepath=str(film))
+    assert media(addon) == {"one": "clip_lipsync_001.mp4", "two": "clip_lipsync_002.mp4", "b-roll": "clip.mp4"}
+    assert "1-2/2 Finding the face" in capfd.readouterr().out
+
+
+def test_what_ends_two_workers_costs_what_they_are_making_and_the_next_run_does_that(
+    addon, film, tmp_path, monkeypatch, capfd
+):
+    import bpy
+
+    echo = tmp_path / "echo"
+    (echo / "behave").write_text("hang")
+    step, begun = addon.batch.Batch.step, time.monotonic()
+
+    def cut_short(work, seconds):
+        assert time.monotonic() - begun < 60, "there is one worker only"
+        if len(list(echo.glob("hanging.*"))) == 2:
+            (echo / "behave.clip_lipsync_001").write_text("")
+        if work.done:
+            raise KeyboardInterrupt
+        return step(work, seconds)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(addon.batch.Batch, "step", cut_short)
+        assert addon.headless.redub_file(film, workers=2) == 130
+    bpy.ops.wm.open_mainfile(filepath=str(film))
+    assert media(addon) == {"one": "clip_lipsync_001.mp4", "two": "clip.mp4", "b-roll": "clip.mp4"}
+    assert os.listdir(tmp_path / "lipsync") == ["clip_lipsync_001.mp4"]
+    for hanging in echo.glob("hanging.*"):
+        with pytest.raises(ProcessLookupError):
+            os.kill(int(hanging.suffix[1:]), 0)
+    (echo / "behave").unlink()
+    assert addon.headless.main(["--remaining", "--workers", "2"]) == 0
+    bpy.ops.wm.open_mainfile(filepath=str(film))
+    assert media(addon) == {"one": "clip_lipsync_001.mp4", "two": "clip_lipsync_002.mp4", "b-roll": "clip.mp4"}
+
+
 def test_ctrl_c_ends_the_command_although_blender_only_notes_it(addon, film, monkeypatch):
     """Whoever stops the night's work by hand would wait for the strip, or press again and kill Blender."""
     import bpy
@@ -167,6 +219,9 @@ def test_however_often_a_film_is_saved_its_backup_is_from_before(addon, film, tm
         (["--strip", "three"], "has no movie or image strip “three”"),
         (["--scene", "Act 2"], "There is no scene “Act 2”"),
         (["--nonsense"], "unrecognized arguments"),
+        (["--workers", "0"], "“0” is no number from 1 to 64"),
+        (["--workers", "65"], "“65” is no number from 1 to 64"),
+        (["--workers", "two"], "“two” is no number from 1 to 64"),
         (["--revert", "--strip", "three"], "has no movie or image strip “three”"),
         (["-o", "gone/film.blend"], "cannot be saved as"),
         (["--revert", "-o", "."], "it is a folder"),
