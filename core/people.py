@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from . import audio, faces, media
+from . import faces, heard, media
 from .errors import JobError, NoFaceError, SpeechError
 from .faces import cache
 from .faces.detectors import open_detector
@@ -117,33 +117,18 @@ def speaking(footage: Footage, people: People) -> list[float | None]:
         raise SpeechError(
             f"{footage.name} has no sound of its own, so nobody can be told by it.", f"Pick a face. {see_tracks}"
         )
-    heard = _mouth_of(audio.load(info.path, info.start + footage.start / info.rate))
-    return [_fit(track, heard, float(info.rate)) for track in people.tracks]
+    from .engine import Engine  # late: torch takes seconds, and only this pick needs it
+
+    sound = heard.hear(info.path, info.start + footage.start / info.rate, Engine("", "cpu"))
+    return [_fit(track, sound, float(info.rate)) for track in people.tracks]
 
 
-def _mouth_of(wave: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
-    """How far the bundled model would open a mouth at given seconds of a speech."""
-    import torch  # late: seconds, and only this pick needs it
-
-    from .nets import ear
-    from .nets.checkpoint import default_model, load_generator
-    from .nets.generator import Generator
-
-    model, _ = load_generator(default_model)
-    assert isinstance(model, Generator) and model.ear
-    opening = model.ear.listen(torch.from_numpy(wave))[0].numpy()
-    return lambda seconds: np.interp(seconds * ear.token_rate + ear.overlap, np.arange(len(opening)), opening)
-
-
-def _fit(track: FaceTrack, heard: Callable[[np.ndarray], np.ndarray], rate: float) -> float | None:
+def _fit(track: FaceTrack, sound: heard.Heard, rate: float) -> float | None:
     if len(track.frames) < fewest_frames:
         return None
-    opening = faces.lip_opening(track.points)
     most = round(most_lag * rate)
-    openings = [heard((track.frames + lag + 0.5) / rate) for lag in range(-most, most + 1)]
-    if opening.std() < 1e-6 or min(o.std() for o in openings) < 1e-6:
-        return -1.0
-    return max(float(np.corrcoef(opening, o)[0, 1]) for o in openings)
+    shifts = np.arange(-most, most + 1) / rate
+    return float(heard.fits(sound, heard.lip_openings(track), (track.frames + 0.5) / rate, shifts).max())
 
 
 def pick(footage: Footage, people: People, face: str) -> dict[int, FaceTrack]:
