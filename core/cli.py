@@ -28,7 +28,17 @@ from . import __version__
 from .batch import Batch
 from .client import most_workers
 from .errors import JobError, LipSyncError, MediaError, OutputError, refused
-from .job import Failure, Progress, RedubJob, Result, fraction, number_ranges, to_json
+from .job import (
+    Failure,
+    Progress,
+    RedubJob,
+    Result,
+    check_detector,
+    check_face,
+    fraction,
+    number_ranges,
+    to_json,
+)
 
 still_rate = Fraction(25)
 """Frames a second of a movie that is made of a single image, unless the user says another."""
@@ -191,6 +201,25 @@ def _parser() -> argparse.ArgumentParser:
     show.add_argument("--device", default="auto", help="of face-alignment: auto, cpu, cuda or cuda:N")
     _add_face_options(show)
 
+    sync = commands.add_parser(
+        "sync",
+        help="measure whether sound and lips are in sync",
+        description="Measures by how much a movie's own sound is late or early against the lips seen in it, up to half "
+        "a second; it tells differences of a few milliseconds, but what it takes for in sync may itself be off by a "
+        "frame. One line for each movie, which says so where it cannot be told. Exit status 1: a movie of several "
+        "could not be used.",
+    )
+    sync.set_defaults(work=_sync)
+    sync.add_argument("videos", metavar="VIDEO", nargs="+", help="movie with its own sound")
+    sync.add_argument(
+        "--face",
+        default="largest",
+        help="whose lips: largest, speaking, track:N or at:FRAME,X,Y (see `lipsync faces`)",
+    )
+    sync.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    _add_face_options(sync)
+    sync.add_argument("--json", action="store_true", help="a line of JSON for each movie (core/offset.py), or failure")
+
     batch = commands.add_parser(
         "batch",
         help="re-dub many shots",
@@ -319,6 +348,41 @@ def _faces(arguments: argparse.Namespace) -> int:
         show_faces.write_sheet(arguments.sheet, footage, found)
     _answer(json.dumps(show_faces.as_json(footage, found), indent=1))
     return 0
+
+
+def _sync(arguments: argparse.Namespace) -> int:
+    """Measures every movie it can; a single one that cannot be used is a mistake like any other."""
+    check_face(arguments.face)
+    check_detector(arguments.detector)
+    from . import offset  # late: torch takes seconds, which `--help` should not
+    from .engine import Engine
+
+    engine = Engine("", arguments.device)
+    failures: list[Failure] = []
+    for video in arguments.videos:
+        try:
+            with libraries_silenced(), _ProgressLine() as line:
+                measured = offset.measure(
+                    video,
+                    engine,
+                    arguments.face,
+                    lambda *progress, line=line: line.show(Progress(*progress)),
+                    detector=arguments.detector,
+                    cached=arguments.cache,
+                )
+        except Exception as e:
+            if _interrupted.is_set():
+                raise
+            failures.append(_failure(e))
+            if arguments.json:
+                _answer(json.dumps({"video": video, **json.loads(to_json(failures[-1]))}))
+            if len(arguments.videos) > 1:
+                _give_up(failures[-1])
+        else:
+            _answer(measured.to_json() if arguments.json else measured.told())
+    if failures and len(arguments.videos) == 1:
+        return _give_up(failures[0])
+    return 1 if failures else 0
 
 
 def image_files(video: str) -> tuple[str, ...]:
@@ -479,7 +543,7 @@ def _doctor(arguments: argparse.Namespace) -> int:
 class _ProgressLine:
     """One line on standard error that is written over; nothing where that is no terminal."""
 
-    words: dict[str, str] = {"faces": "looking for faces", "lips": "painting the lips"}
+    words: dict[str, str] = {"sound": "listening", "faces": "looking for faces", "lips": "painting the lips"}
 
     def __init__(self) -> None:
         self._shown = sys.stderr.isatty()

@@ -147,15 +147,8 @@ class RedubJob:
             if not _is_path(path):
                 raise JobError(f"No file can be called {path!r}.", "Take out what is no character.")
         for face in (self.face, *(face for face, _, _ in self.others)):
-            if not face_form.fullmatch(face):
-                raise JobError(
-                    f"Unknown face {face[:80]!r}.",
-                    "Use largest, speaking, track:N or at:FRAME,X,Y; `lipsync faces VIDEO` prints the tracks.",
-                )
-        if not re.fullmatch(r"mediapipe|face-alignment(:.+)?", self.detector):
-            raise JobError(
-                f"Unknown face detector {self.detector!r}.", "Use mediapipe, face-alignment or face-alignment:FOLDER."
-            )
+            check_face(face)
+        check_detector(self.detector)
         if self.silence not in ("rest", "keep", "off"):
             raise JobError(f"Unknown silence option {self.silence!r}.", "Use rest, keep or off.")
         if self.sync_mode not in ("cut_off", "silence", "loop", "bounce", "stretch"):
@@ -204,7 +197,7 @@ class Progress:
     type: ClassVar[str] = "progress"
 
     stage: str
-    """`faces` (looking for the face) or `lips` (making and writing frames)."""
+    """`faces` (looking for the face) or `lips` (making and writing frames); `lipsync sync` also has `sound`."""
     done: int
     total: int
 
@@ -254,6 +247,23 @@ class Cancel:
 
 Message = RedubJob | Hello | Progress | Result | Failure | Cancel
 _kinds: dict[str, type[Any]] = {kind.type: kind for kind in (RedubJob, Hello, Progress, Result, Failure, Cancel)}
+
+
+def check_face(face: str) -> None:
+    """Raises JobError where nobody can be meant by it."""
+    if not face_form.fullmatch(face):
+        raise JobError(
+            f"Unknown face {face[:80]!r}.",
+            "Use largest, speaking, track:N or at:FRAME,X,Y; `lipsync faces VIDEO` prints the tracks.",
+        )
+
+
+def check_detector(detector: str) -> None:
+    """Raises JobError where nothing that finds faces is called so."""
+    if not re.fullmatch(r"mediapipe|face-alignment(:.+)?", detector):
+        raise JobError(
+            f"Unknown face detector {detector!r}.", "Use mediapipe, face-alignment or face-alignment:FOLDER."
+        )
 
 
 def _is_path(text: str) -> bool:
