@@ -19,7 +19,8 @@ from portrait_clips import picture, write_images, write_movie
 from core import cli, media
 
 lines = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8").splitlines()
-commands = [line for line in lines if re.match(r"lipsync (redub|faces|batch|doctor)\b", line) and "runs/" not in line]
+names = re.compile(r"lipsync (redub|faces|sync|batch|doctor)\b")
+commands = [line for line in lines if names.match(line) and "runs/" not in line]
 jobs = [line for line in lines if line.startswith('{"type": "redub"')]
 
 
@@ -38,7 +39,7 @@ def test_every_command_and_every_job_of_the_readme_runs_as_printed(
     cv2.imwrite("portrait.png", picture(0)[..., ::-1])
     write_two_shot(tmp_path / "two-shot.mp4")
     (tmp_path / "jobs.jsonl").write_text("\n".join(jobs).replace("german.mp4", "listed.mp4"))
-    assert len(commands) >= 8 and jobs
+    assert len(commands) >= 9 and jobs
     for command in commands:
         status = cli.main(shlex.split(command, comments=True)[1:])
         said = capsys.readouterr()
