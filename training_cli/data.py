@@ -148,6 +148,7 @@ class PictureWindows(Dataset[Item]):
         mel: (T, 1, 80, audio_frames) float32, by core.timing.mel_start.
         sync_mel: (1, 80, 16) float32 of the five frames from the first on, by core.timing.sync_window; not augmented.
         lips: (T, 40, 2) float32, the true lips in units of the crop.
+        reference_lips: (T, 40, 2) float32, those of the references.
         shapes: (T, 8) float32 in [-4, 4], the true mouth shapes (training_cli.lips).
 
     Args:
@@ -185,15 +186,21 @@ class PictureWindows(Dataset[Item]):
         if rng.random() < s.erase_mouth:
             mouths = clip.landmarks[references, : len(lip_points)] * clip.info.size + margin
             reference = np.stack([_without_mouth(c, m) for c, m in zip(reference, mouths, strict=True)])
-        mouth, shape = clip.landmarks[start : start + n, : len(lip_points)], shapes[start : start + n]
+        mouth, shape = clip.landmarks[frames, : len(lip_points)], shapes[frames]
+        other_mouth = clip.landmarks[references, : len(lip_points)]
         x = y = margin
         if s.augment_picture:
             x, y = rng.integers(margin // 2, margin + margin // 2 + 1, 2)
-            mouth = mouth - (np.array([x, y]) - margin) / clip.info.size
+            moved = (np.array([x, y]) - margin) / clip.info.size
+            mouth, other_mouth = mouth - moved, other_mouth - moved
         view = np.s_[:, y : y + clip.info.size, x : x + clip.info.size]
         true, reference = true[view], reference[view]
         if s.augment_picture:
-            true, reference, mouth, shape = _recoloured(true, reference, mouth, shape, rng)
+            true, reference = np.split(_recoloured(np.concatenate([true, reference]), rng), 2)
+            if rng.random() < 0.5:
+                true, reference = true[:, :, ::-1], reference[:, :, ::-1]
+                mouth, other_mouth = (points * (-1, 1) + (1, 0) for points in (mouth, other_mouth))
+                shape = shape[:, [0, 2, 1, 3, 4, 5, 6, 7]]
         if clip.info.size != self.size:
             true, reference = (resized(pictures, self.size) for pictures in (true, reference))
         mel, sync_mel = self._sound(clip, start, silent, rng)
@@ -203,6 +210,7 @@ class PictureWindows(Dataset[Item]):
             "mel": mel[:, None],
             "sync_mel": sync_mel[None],
             "lips": torch.from_numpy(np.ascontiguousarray(mouth, np.float32)),
+            "reference_lips": torch.from_numpy(np.ascontiguousarray(other_mouth, np.float32)),
             "shapes": torch.from_numpy(np.ascontiguousarray(shape, np.float32)),
         }
 
@@ -287,21 +295,11 @@ def _most_closed(shapes: np.ndarray, length: int, rng: np.random.Generator) -> i
     return int(rng.choice(closed))
 
 
-def _recoloured(
-    true: np.ndarray, reference: np.ndarray, mouth: np.ndarray, shape: np.ndarray, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Target and reference in another light, half of them mirrored, with their lips and shapes."""
+def _recoloured(pictures: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Pictures (n, s, s, 3) uint8 in another light, all in the same."""
     gain, offset = rng.uniform(0.8, 1.2) * rng.uniform(0.95, 1.05, 3), rng.uniform(-12, 12)
     table = np.clip(np.arange(256)[:, None] * gain + offset + 0.5, 0, 255).astype(np.uint8)
-    true, reference = (
-        np.stack([cv2.LUT(picture, table[:, None, :].transpose(1, 0, 2)) for picture in pictures])
-        for pictures in (true, reference)
-    )
-    if rng.random() < 0.5:
-        true, reference = true[:, :, ::-1], reference[:, :, ::-1]
-        mouth = mouth * (-1, 1) + (1, 0)
-        shape = shape[:, [0, 2, 1, 3, 4, 5, 6, 7]]
-    return true, reference, mouth, shape
+    return np.stack([cv2.LUT(picture, table[:, None, :].transpose(1, 0, 2)) for picture in pictures])
 
 
 def resized(pictures: np.ndarray, size: int) -> np.ndarray:

@@ -16,6 +16,11 @@ from core.nets.syncnet import SyncNet, sync_window_faces
 
 from .perceptual import LiteTrunk, lite_trunk
 
+inside = 0.75
+"""Part of the way from the lips' outline to their inner edge where `flow_loss` looks."""
+fine_flow = 0.01
+"""Crop units, about a pixel of 96, up to which an error of the flow counts by its square: the mesh errs so far itself.
+"""
 untrained_trunk = "untrained"
 """Value of `lpips_trunk` that asks for LPIPS on an AlexNet trunk that was never trained."""
 
@@ -78,6 +83,42 @@ def mouth_weights(lips: Tensor, size: int, mouth: float, upper: float) -> Tensor
     weights = 1 + (mouth - 1) * torch.exp(-0.5 * (x[:, None, :] + y[:, :, None]))
     weights[:, : size // 2] *= upper
     return (weights / weights.mean((1, 2), keepdim=True))[:, None]
+
+
+def flow_loss(flow: Tensor, lips: Tensor, reference_lips: Tensor) -> Tensor:
+    """How far beside the reference's lips a flow looks for the lips it shows: a scalar, in crop units.
+
+    Pictures tell a flow little where all around looks alike, as lips do: the mesh knows where each point of them went.
+    Looked at are the lips' outline and, well inside of them, a line near their inner edge. On the edge itself shut lips
+    would ask for two flows at one place.
+
+    Args:
+        flow: (B, 2, h, w) in crop units, core.nets.warp.flow.
+        lips: (B, 40, 2) of the target in crop units: 20 points of the outline, then those of the inner edge.
+        reference_lips: (B, 40, 2).
+    """
+    outer, inner = lips.chunk(2, 1)
+    reference_outer, reference_inner = reference_lips.chunk(2, 1)
+    places = torch.cat([outer, outer.lerp(inner, inside)], 1)
+    wanted = torch.cat([reference_outer, reference_outer.lerp(reference_inner, inside)], 1) - places
+    got = F.grid_sample(flow, 2 * places[:, None] - 1, padding_mode="border", align_corners=False)[:, :, 0].mT
+    return F.smooth_l1_loss(got, wanted, beta=fine_flow)
+
+
+def course_loss(heard: Tensor, true: Tensor, known: Tensor) -> Tensor:
+    """1 - Pearson's r in time between heard and true shapes, the mean over samples and numbers: a scalar, 0 to 2.
+
+    A prediction that is unsure of how far a mouth moves is least wrong when it hardly moves; this asks when it moves.
+
+    Args:
+        heard, true: (B, T, n).
+        known: (B, T), 1 where the true shape is known, else 0.
+    """
+    weights = known[..., None]
+    count = weights.sum(1, keepdim=True).clamp(min=1)
+    a, b = ((x - (x * weights).sum(1, keepdim=True) / count) * weights for x in (heard, true))
+    spread = [(x.square().sum(1) + 1).sqrt() for x in (a, b)]  # + 1: a mouth that rests says nothing of time
+    return 1 - ((a * b).sum(1) / (spread[0] * spread[1])).mean()
 
 
 def match_loss(cosine: Tensor, match: Tensor) -> Tensor:

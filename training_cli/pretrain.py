@@ -34,12 +34,13 @@ from core.errors import JobError, ModelError
 from core.nets.checkpoint import load_generator, save_net
 from core.nets.generator import Generator, GeneratorConfig
 from core.nets.lipcode import LipCode, map_statistics
+from core.nets.warp import flow
 
 from .config import resolved, without_places
 from .data import DataSettings, Item, PictureWindows, SoundWindows, dev_seed
 from .fit import FitResult, FitSettings, Task, fit
 from .generator import masked_pairs, mouth_part
-from .losses import mouth_weights, perceptual_loss
+from .losses import course_loss, flow_loss, mouth_weights, perceptual_loss
 from .speech_spans import SpeechSpans
 
 Stage = Literal["listen", "paint"]
@@ -47,7 +48,7 @@ stages: tuple[Stage, ...] = ("listen", "paint")
 frames_of_a_clip = 8
 """Frames that the audio encoder gets of every clip drawn: opening a clip costs more than a frame of it."""
 gain_samples = 256
-"""Dev clips' samples from which the code's gain is measured."""
+"""Samples from which the code's gain is measured, and its bounds."""
 most_gain = 3.0
 
 
@@ -73,8 +74,12 @@ class PretrainSettings:
     """Weight of the upper half in L1, which the net only has to pass on."""
     beta: float = 0.07
     """Weight of LPIPS, on the mouth's part of the crop."""
+    flow_weight: float = 0.0
+    """Weight of the flow's error at the lips' landmarks, for a net with `warp`."""
     lpips_trunk: str = ""
     """As in `generator`: AlexNet's weights, empty for torchvision's download, `efficientnet-lite0` or `untrained`."""
+    course_weight: float = 0.0
+    """Weight of 1 - r in time between heard and true shapes, beside their difference, where an ear listens to spans."""
     liveliness: float = 1.0
     """Factor on the code's measured gain, 0.5 to 2: a drawing half that is unsure answers smaller than it is told."""
     listen: FitSettings = field(default_factory=FitSettings)
@@ -120,7 +125,11 @@ class Listen(_Stage):
     parts = ("audio_encoder.", "lip_code.head.")
 
     def forward(self, batch: Item, step: int) -> dict[str, Tensor]:
-        error, known = self._error(batch)
+        return self.losses(batch, self.heard(batch))
+
+    def losses(self, batch: Item, heard: Tensor) -> dict[str, Tensor]:
+        known = self.known(batch)
+        error = F.smooth_l1_loss(heard, batch["shapes"], reduction="none").mean(2) * known
         return {"loss": error.sum() / known.sum().clamp(min=1)}
 
     def heard(self, batch: Item) -> Tensor:
@@ -135,18 +144,13 @@ class Listen(_Stage):
         return torch.ones(batch["shapes"].shape[:2], device=batch["shapes"].device)
 
     def evaluate(self, batches: Iterable[Item], step: int) -> dict[str, float]:
-        errors, heard, true = 0.0, [], []
+        losses, openings = [], []
         for batch in batches:
-            known = self.known(batch) > 0
-            errors += float(self._error(batch)[0].sum())
-            heard.append(self.heard(batch)[known])
-            true.append(batch["shapes"][known])
-        openings = torch.stack([torch.cat(heard)[:, 0], torch.cat(true)[:, 0]])
-        return {"loss": errors / openings.shape[1], "opening_r": float(torch.corrcoef(openings)[0, 1])}
-
-    def _error(self, batch: Item) -> tuple[Tensor, Tensor]:
-        known = self.known(batch)
-        return F.smooth_l1_loss(self.heard(batch), batch["shapes"], reduction="none").mean(2) * known, known
+            known, heard = self.known(batch) > 0, self.heard(batch)
+            losses += [float(self.losses(batch, heard)["loss"])] * len(heard)
+            openings.append(torch.stack([heard[known][:, 0], batch["shapes"][known][:, 0]]))
+        r = torch.corrcoef(torch.cat(openings, 1))[0, 1]
+        return {"loss": sum(losses) / len(losses), "opening_r": float(r)}
 
 
 class ListenToSentences(Listen):
@@ -154,6 +158,12 @@ class ListenToSentences(Listen):
 
     parts = ("ear.head.",)
     frozen = ("generator.ear.encoder",)
+
+    def losses(self, batch: Item, heard: Tensor) -> dict[str, Tensor]:
+        difference = super().losses(batch, heard)["loss"]
+        course = course_loss(heard, batch["shapes"], self.known(batch))
+        loss = difference + self.settings.course_weight * course
+        return {"loss": loss, "difference": difference, "course": course}
 
     def heard(self, batch: Item) -> Tensor:
         assert self.generator.ear
@@ -181,7 +191,8 @@ class Paint(_Stage):
     def _losses(self, batch: Item) -> tuple[dict[str, Tensor], Tensor]:
         s = self.settings
         face, true = masked_pairs(batch)
-        drawn = self.generator.draw(face, self.code.speak(batch["shapes"].flatten(0, 1)))
+        answer = self.generator.answer(face, self.code.speak(batch["shapes"].flatten(0, 1)))
+        drawn = self.generator.finish(answer, face[:, 3:])
         weights = mouth_weights(batch["lips"].flatten(0, 1), s.model.image_size, s.mouth_weight, s.upper_weight)
         losses = {"l1": ((drawn - true).abs() * weights).mean()}
         loss = (1 - s.beta) * losses["l1"]
@@ -189,6 +200,9 @@ class Paint(_Stage):
             mouth = mouth_part(s.model.image_size)
             losses["lpips"] = self.lpips(drawn[mouth], true[mouth])
             loss = loss + s.beta * losses["lpips"]
+        if s.flow_weight:
+            losses["flow"] = flow_loss(flow(answer), batch["lips"].flatten(0, 1), batch["reference_lips"].flatten(0, 1))
+            loss = loss + s.flow_weight * losses["flow"]
         return {"loss": loss, **losses}, drawn
 
     def evaluate(self, batches: Iterable[Item], step: int) -> dict[str, float]:
@@ -231,7 +245,8 @@ def pretrain(settings: PretrainSettings) -> FitResult:
         _take(generator, folder / name / f"{name}.safetensors", _task(settings, name, generator).parts)
     listen = _task(settings, "listen", generator)
     assert isinstance(listen, Listen)
-    measure_gain(listen, _samples(settings, "listen", "dev"))
+    measure_gain(listen, _as_spoken(settings, "dev"))
+    measure_bounds(listen, _as_spoken(settings, "train"))
     listen.code.gain.mul_(settings.liveliness)
     model = folder / "generator.safetensors"
     card = {"training": without_places(resolved(settings)), "evaluation": result.evaluation}
@@ -248,6 +263,11 @@ def _task(settings: PretrainSettings, stage: str, generator: Generator) -> _Stag
 def _generator(settings: PretrainSettings) -> Generator:
     if not settings.model.lip_code:
         raise JobError("Only a generator with a lip code can be pretrained.", "Set model.lip_code.")
+    if min(settings.flow_weight, settings.course_weight) < 0:
+        raise JobError("flow_weight and course_weight must be 0 or more.", "0 leaves that loss out.")
+    if settings.flow_weight and not settings.model.warp:
+        hint = "Set model.warp, or no flow_weight."
+        raise JobError("Only a generator that moves its reference has a flow to learn.", hint)
     if not 0.5 <= settings.liveliness <= 2:
         raise JobError(f"The liveliness {settings.liveliness} is out of range.", "Use 0.5 to 2; 1 is as measured.")
     torch.manual_seed(settings.listen.seed)
@@ -269,23 +289,29 @@ def _of_stage(settings: PretrainSettings, name: str) -> PretrainSettings:
 def _samples(settings: PretrainSettings, stage: str, split: str) -> Dataset[Item]:
     data = settings.data if split == "train" else DataSettings(settings.data.folder)
     seed = getattr(settings, stage).seed if split == "train" else dev_seed
-    size, heard = settings.model.image_size, settings.model.audio_frames
-    if stage == "listen" and settings.model.speech_encoder:
-        return SpeechSpans(data, split, seed)
     if stage == "listen":
-        return SoundWindows(data, split, frames_of_a_clip, heard, seed)
-    return PictureWindows(data, split, 1, size, heard, seed)
+        return _sounds(settings, data, split, seed)
+    return PictureWindows(data, split, 1, settings.model.image_size, settings.model.audio_frames, seed)
+
+
+def _sounds(settings: PretrainSettings, data: DataSettings, split: str, seed: int) -> Dataset[Item]:
+    if settings.model.speech_encoder:
+        return SpeechSpans(data, split, seed)
+    return SoundWindows(data, split, frames_of_a_clip, settings.model.audio_frames, seed)
+
+
+def _as_spoken(settings: PretrainSettings, split: str) -> Dataset[Item]:
+    """Sound and shapes as they are; one who is in a hundred clips shall not say for all how far mouths open."""
+    return _sounds(settings, DataSettings(settings.data.folder, "people"), split, dev_seed)
 
 
 @torch.no_grad()
 def measure_gain(listen: Listen, dev: Dataset[Item]) -> None:
-    """Sets the code's gain, true spread over heard spread of each number, from 1 to `most_gain`, and its bounds."""
+    """Sets the code's gain, true spread over heard spread of each number, from 1 to `most_gain`."""
     listen.eval()
-    batches = [default_collate([dev[n] for n in range(first, first + 64)]) for first in range(0, gain_samples, 64)]
+    batches = _measured(dev)
     true, known = torch.cat([b["shapes"] for b in batches]), torch.cat([listen.known(b) for b in batches])
     heard = torch.cat([listen.heard(batch) for batch in batches])
-    rare = torch.tensor([0.01, 0.99])
-    listen.code.bounds.copy_(torch.quantile(true[known > 0], rare, dim=0))
 
     def spread(shapes: Tensor) -> Tensor:
         """Within a sample."""
@@ -294,6 +320,19 @@ def measure_gain(listen: Listen, dev: Dataset[Item]) -> None:
         return ((shapes - mean).square() * weights).sum((0, 1)).sqrt()
 
     listen.code.gain.copy_((spread(true) / spread(heard).clamp(min=1e-6)).clamp(1, most_gain))
+
+
+@torch.no_grad()
+def measure_bounds(listen: Listen, train: Dataset[Item]) -> None:
+    """Sets the code's bounds, beyond which one in a hundred shapes lies on either side: of the training data, as no
+    prediction is in it and the dev set has few people."""
+    shown = torch.cat([batch["shapes"][listen.known(batch) > 0] for batch in _measured(train)])
+    listen.code.bounds.copy_(torch.quantile(shown, torch.tensor([0.01, 0.99]), dim=0))
+
+
+def _measured(samples: Dataset[Item]) -> list[Item]:
+    numbers = [range(first, first + 64) for first in range(0, gain_samples, 64)]
+    return [default_collate([samples[n] for n in some]) for some in numbers]
 
 
 def _take(generator: Generator, path: Path, parts: tuple[str, ...]) -> None:

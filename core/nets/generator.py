@@ -20,7 +20,7 @@ from .rules import InputRules, our_rules
 from .warp import channels as warp_channels
 from .warp import warp
 
-whisper = "whisper-tiny"
+whisper = "whisper-base"
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class GeneratorConfig:
     lip_code: bool = False
     """The sound reaches the picture only through a mouth's shape of eight numbers (lipcode.py). Beyond the paper."""
     speech_encoder: str = ""
-    """Empty: Wav2Lip's encoder of mel windows. `whisper-tiny`: Whisper's of whole sentences (ear.py), which needs a lip
+    """Empty: Wav2Lip's encoder of mel windows. `whisper-base`: Whisper's of whole sentences (ear.py), which needs a lip
     code. Beyond the paper."""
     warp: bool = False
     """The net moves the reference's pixels and paints only what they cannot show (warp.py). Beyond the paper."""
@@ -157,6 +157,10 @@ class Generator(nn.Module):
 
     def draw(self, face: Tensor, audio: Tensor, fine: Tensor | None = None) -> Tensor:
         """The picture for an audio map that is already there; `fine` as in forward."""
+        return self.finish(self.answer(face, audio), face[:, 3:] if fine is None else fine)
+
+    def answer(self, face: Tensor, audio: Tensor) -> Tensor:
+        """What the last layer says of each pixel: (B, 3, S, S), with `warp` (B, 6, S, S)."""
         skips = []
         x = face
         for level in self.encoder:
@@ -168,7 +172,10 @@ class Generator(nn.Module):
             x = torch.cat([x, F.interpolate(audio, x.shape[-2:])], 1)  # larger pictures have larger maps than 6 x 6
         for level in self.decoder:
             x = torch.cat([level(x), skips.pop()], 1)
-        answer = self.output(x)
+        return self.output(x)
+
+    def finish(self, answer: Tensor, reference: Tensor) -> Tensor:
+        """The picture of an answer; the reference (B, 3, F, F) is what a net with `warp` moves."""
         if self.config.warp:
-            return warp(answer, face[:, 3:] if fine is None else fine, finished=not self.training)
+            return warp(answer, reference, finished=not self.training)
         return torch.sigmoid(answer.float())

@@ -26,7 +26,7 @@ from training_cli.data import DataSettings, PictureWindows, SoundWindows, dev_se
 from training_cli.fit import FitSettings
 from training_cli.generator import GeneratorSettings, GeneratorTask, LossSettings, train_generator
 from training_cli.perceptual import lite_trunk
-from training_cli.pretrain import Listen, PretrainSettings, measure_gain, most_gain, pretrain
+from training_cli.pretrain import Listen, PretrainSettings, measure_bounds, measure_gain, most_gain, pretrain
 
 net = GeneratorConfig(width=0.125, align_blocks=1)
 no_data = DataSettings("")
@@ -278,6 +278,7 @@ def test_what_a_half_hears_too_quietly_is_made_as_lively_as_the_truth(talkers, t
         last.weight.mul_(0.5)
         last.bias.mul_(0.5)
         measure_gain(listen, dev)
+        measure_bounds(listen, dev)
         heard, true = [], []
         for number in range(60):
             sample = dev[number]
@@ -285,6 +286,7 @@ def test_what_a_half_hears_too_quietly_is_made_as_lively_as_the_truth(talkers, t
             heard.append(shapes[:, 0] - shapes[:, 0].mean())
             true.append(sample["shapes"][:, 0] - sample["shapes"][:, 0].mean())
     assert code.gain[0] > 1.5
+    assert -4 < code.bounds[0, 0] < -1 < 1 < code.bounds[1, 0] < 4, "wider than any mouth that was seen"
     assert 0.7 < float(torch.cat(heard).std() / torch.cat(true).std()) < 1.3
 
 

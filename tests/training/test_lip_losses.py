@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Losses that know the lips' landmarks and their course in time: wrong, they teach lips to go elsewhere, or late."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from core.errors import JobError
+from core.nets.generator import GeneratorConfig
+from core.nets.warp import channels, coarse, flow, warp
+from training_cli.data import DataSettings, PictureWindows
+from training_cli.fit import FitSettings
+from training_cli.losses import course_loss, flow_loss
+from training_cli.pretrain import PretrainSettings, pretrain
+
+size = 96
+
+
+def mouth(opening: float) -> Tensor:
+    """(1, 40, 2): an outline around a mouth in the middle, then its inner edge, in the mesh's order."""
+    around = torch.linspace(np.pi, -np.pi, 21)[:-1]  # from the left corner along the lower lip
+    outer = torch.stack([0.5 + 0.18 * around.cos(), 0.7 + (0.06 + opening) * around.sin()], 1)
+    inner = torch.stack([0.5 + 0.14 * around.cos(), 0.7 + opening * around.sin()], 1)
+    return torch.cat([outer, inner])[None]
+
+
+def opened(by: float) -> Tensor:
+    """(1, 6, S, S): the answer that shows, of a shut mouth, one opened by so much up and down (crop units)."""
+    answer = torch.zeros(1, channels, size, size)
+    at = (torch.arange(size) + 0.5) / size
+    along = (1 - ((at - 0.5) / 0.18).square()).clamp(min=0).sqrt()
+    answer[:, 1] = torch.atanh(torch.where(at > 0.7, -by, by)[:, None] * along / 0.25)
+    return answer
+
+
+def test_lips_that_are_found_in_the_reference_cost_nothing():
+    shut, wide = mouth(0.0), mouth(0.05)
+    away = flow(opened(0.05))
+    assert away.shape == (1, 2, size // coarse, size // coarse)
+    found = flow_loss(away, wide, shut)
+    assert found < 0.1 * flow_loss(torch.zeros_like(away), wide, shut)
+    assert found < 0.1 * flow_loss(flow(opened(-0.05)), wide, shut)
+
+
+def test_shut_lips_may_be_made_of_open_ones():
+    """Asked on the seam itself, both lips would claim one place, and the flow would settle on the teeth between."""
+    shut, wide = mouth(0.0), mouth(0.05)
+    assert flow_loss(flow(opened(-0.05)), shut, wide) < 0.2 * flow_loss(torch.zeros(1, 2, 48, 48), shut, wide)
+
+
+def test_the_flow_is_the_one_by_which_the_picture_is_made():
+    row = torch.linspace(0, 1, size)[:, None].expand(size, size)
+    answer = opened(0.05)
+    answer[:, 2] = 30  # trusted
+    shown = warp(answer, row[None, None].expand(1, 3, -1, -1))[0, 0, :, 48]
+    away = flow(answer)[0, 1, :, 24].repeat_interleave(coarse)
+    inner = slice(10, 60)
+    assert away.abs().max() > 0.04
+    assert torch.allclose((shown - row[:, 48])[inner], away[inner] * size / (size - 1), atol=2e-3)
+
+
+def test_landmarks_of_a_reference_lie_on_its_lips_mirrored_or_shifted(talkers):
+    settings = DataSettings(str(talkers), augment_picture=True, dissimilar_mouth=1.0)
+    windows = PictureWindows(settings, "train", 1, size, 16, 0)
+    apart = []
+    for number in range(20):
+        item = windows[number]
+        x, y = (item["reference_lips"][0].mean(0) * size).round().int().tolist()
+        assert item["reference"][0, y, x].float().mean() < 140  # the drawn mouth is dark
+        tall = [item[key][0, :, 1].max() - item[key][0, :, 1].min() for key in ("lips", "reference_lips")]
+        apart.append(abs(float(tall[0] - tall[1])))
+    assert max(apart) > 0.05, "the reference's lips are the target's"
+
+
+def test_a_mouth_that_moves_at_the_right_time_costs_nothing_however_far_it_moves():
+    true = torch.sin(torch.arange(100) * 0.4)[None, :, None] * 3
+    known = torch.ones(1, 100)
+    alike, late = course_loss(0.4 * true, true, known), course_loss(true.roll(4, 1), true, known)
+    assert alike < 0.05 < 0.5 < late
+    still = course_loss(torch.zeros_like(true), true, known)
+    assert torch.isfinite(still) and still > 0.9, "a mouth that rests is not right"
+
+
+def test_what_is_not_known_has_no_part_in_the_course():
+    true = torch.sin(torch.arange(100) * 0.4)[None, :, None] * 3
+    known = (torch.arange(100) < 60).float()[None]
+    wrong = true.clone()
+    wrong[:, 60:] = 50
+    assert torch.allclose(course_loss(true, wrong, known), course_loss(true, true, known))
+
+
+def test_a_net_learns_where_the_lips_went(talkers, tmp_path):
+    loop = FitSettings(steps=40, batch=8, rate=3e-3, evaluate_every=40, workers=0, dev_samples=8, log_every=10)
+    settings = PretrainSettings(
+        str(tmp_path / "run"),
+        DataSettings(str(talkers), dissimilar_mouth=1.0),
+        only="paint",
+        model=GeneratorConfig(width=0.1, align_blocks=1, lip_code=True, warp=True),
+        beta=0.0,
+        flow_weight=20.0,
+        paint=loop,
+    )
+    pretrain(settings)
+    lines = [json.loads(line) for line in (Path(settings.output) / "paint" / "log.jsonl").read_text().splitlines()]
+    flows = [line["flow"] for line in lines if "flow" in line]
+    assert flows[-1] < 0.75 * flows[0]
+
+
+def test_a_net_that_paints_has_no_flow_to_learn(talkers, tmp_path):
+    settings = PretrainSettings(str(tmp_path), DataSettings(str(talkers)), flow_weight=1.0)
+    with pytest.raises(JobError, match="flow"):
+        pretrain(settings)
+    with pytest.raises(JobError):
+        pretrain(replace(settings, flow_weight=-1.0))
