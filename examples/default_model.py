@@ -22,7 +22,7 @@ from core.nets.checkpoint import default_model
 
 about = Path(__file__).with_name("default_card.json")
 """What is true of the recipe, whoever runs it."""
-measured = ("r", "lag", "r_at_lag", "r_untouched", "r_replaced", "sharpness", "jitter", "opening_range")
+measured = ("r", "lag", "r_at_lag", "late", "r_untouched", "r_replaced", "sharpness", "jitter", "opening_range")
 
 
 def main() -> int:

@@ -6,13 +6,16 @@ from __future__ import annotations
 import math
 import shutil
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from core import media
+from core import heard, media
 from core.errors import ModelError, NoFaceError, OutputError
+from core.faces.mesh import forehead, lower_lip, point_count
 from core.nets.lipcode import shape_size
 from training_cli import lips, shards
 from training_cli.config import parse
@@ -56,10 +59,29 @@ def test_lips_that_do_not_move_follow_nothing():
 
 def test_the_table_has_a_row_a_clip_and_their_mean():
     rows = [
-        evaluate.LipScore(name, 100, r, 1, r, 0.0, 0.1, 0.5, 1.2, 0.9) for name, r in (("a.mp4", 0.2), ("b.mp4", 0.4))
+        evaluate.LipScore(name, 100, r, lag, r, late, 0.0, 0.1, 0.5, 1.2, 0.9)
+        for name, r, lag, late in (("a.mp4", 0.2, 5, 4), ("b.mp4", 0.4, 1, -2))
     ]
     lines = evaluate.lip_table(rows).splitlines()
-    assert len(lines) == 5 and lines[2].startswith("| a.mp4 | 100 | 0.200 |") and "| 0.300 |" in lines[4]
+    assert len(lines) == 7 and lines[2].startswith("| a.mp4 | 100 | 0.200 |") and "| 0.300 |" in lines[4]
+    assert "on 1 of 2 clips" in lines[6] and lines[6].endswith("on 1.")
+
+
+@pytest.mark.parametrize("late", [-2, 0, 3])
+def test_sound_that_is_late_is_told_from_lips_that_are(monkeypatch, late):
+    """Else lips in step with a late sound count against the model. What is heard is made up here; test_offset.py hears
+    for real."""
+    course = np.abs(np.random.default_rng(2).normal(size=400)).cumsum() % 7
+    sound = heard.Heard(np.interp(np.arange(400), np.arange(0, 400, 4), course[::4]), np.ones(400, bool), 6.0)
+    monkeypatch.setattr(heard, "hear", lambda *_: sound)
+    monkeypatch.setattr(evaluate, "Engine", lambda *_: None)
+    frames = np.arange(150)
+    points = np.zeros((150, point_count, 2))
+    points[:, forehead, 1] = -1
+    points[:, lower_lip, 1] = sound.opening_at((frames + 0.5 + late) / 25)
+    track = SimpleNamespace(found=frames != 70, points=points)
+    info = SimpleNamespace(rate=Fraction(25), start=Fraction(0))
+    assert evaluate._late(Path("clip.mp4"), info, track, "cpu") == late  # pyright: ignore[reportArgumentType]
 
 
 def made_up(clip: Path, film: Path | None) -> evaluate.LipScore:
@@ -67,7 +89,7 @@ def made_up(clip: Path, film: Path | None) -> evaluate.LipScore:
     if film:
         assert not film.exists()
         film.write_bytes(b"film of " + str(clip).encode())
-    return evaluate.LipScore(clip.name, 100, clip.stat().st_size / 1e6, 1, 0.3, 0.0, 0.1, 0.5, 1.2, 0.9)
+    return evaluate.LipScore(clip.name, 100, clip.stat().st_size / 1e6, 1, 0.3, 0, 0.0, 0.1, 0.5, 1.2, 0.9)
 
 
 def quick(clips: list[Path], model: Path, output: Path) -> LipSettings:

@@ -28,6 +28,9 @@ class LipScore:
     """Frames by which the output follows the truth where their correlation is best, -8…8; 0 is in sync."""
     r_at_lag: float
     """The correlation there. Far above `r` where the footage's own sound is out of step with its picture."""
+    late: int
+    """Frames by which the footage's own sound comes after its lips, by the bundled ear: lips that are in step with this
+    sound have this lag."""
     r_untouched: float
     """The same correlation for the footage before the re-dub: what chance gives."""
     r_replaced: float
