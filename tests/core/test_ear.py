@@ -19,7 +19,7 @@ from core.nets.checkpoint import load_net, save_net
 from core.nets.ear import Ear, SpeechEncoder
 from core.nets.generator import Generator, GeneratorConfig
 
-config = GeneratorConfig(width=0.25, align_blocks=1, lip_code=True, speech_encoder="whisper-tiny")
+config = GeneratorConfig(width=0.25, align_blocks=1, lip_code=True, speech_encoder="whisper-base")
 sentence = Path(__file__).resolve().parents[2] / "examples" / "speech.flac"
 
 
@@ -39,7 +39,7 @@ def test_the_encoder_is_whisper(speech):
     """Read in a wrong order its weights would still give numbers, and lips that mean nothing."""
     encoder = SpeechEncoder()
     positions = encoder.get_buffer("positions").numpy()
-    times = np.arange(1500)[:, None] * 10000.0 ** (-np.arange(192) / 191)
+    times = np.arange(1500)[:, None] * 10000.0 ** (-np.arange(256) / 255)
     assert np.abs(positions - np.concatenate([np.sin(times), np.cos(times)], 1)).max() < 2e-3  # its sinusoids
     # what one word sounds like does not depend on what the sound began with
     wave = torch.from_numpy(speech[: 320 * 150])
@@ -51,7 +51,7 @@ def test_the_encoder_is_whisper(speech):
         a, b = (x - early.mean(1, keepdim=True) for x in (a, b))
         return float(torch.nn.functional.cosine_similarity(a[:, 10:-10], b[:, 10:-10], dim=0).mean())
 
-    assert alike(early, late) > 0.7 > 0.4 > alike(early, other)
+    assert alike(early, late) > 0.6 > 0.4 > alike(early, other)
 
 
 def test_a_long_speech_is_heard_without_seams(bundled, speech):

@@ -23,7 +23,7 @@ from training_cli.generator import GeneratorSettings, GeneratorTask, LossSetting
 from training_cli.pretrain import PretrainSettings, pretrain
 from training_cli.speech_spans import SpeechSpans
 
-config = GeneratorConfig(width=0.1, align_blocks=1, lip_code=True, speech_encoder="whisper-tiny")
+config = GeneratorConfig(width=0.1, align_blocks=1, lip_code=True, speech_encoder="whisper-base")
 
 
 def clicks(folder: Path, rate: Fraction) -> tuple[Path, shards.Clip]:
