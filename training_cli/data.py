@@ -23,7 +23,7 @@ from core.faces.mesh import lips as lip_points
 from core.timing import frame_middle, mel_start, sync_window
 
 from . import lips, shards
-from .augment import augment_mel, mask_frames, stretch_mel, stretch_room
+from .augment import augment_mel, mask_frames, random_turn, stretch_mel, stretch_room, turned
 
 dev_seed = 20_000
 """Seed of the fixed dev set: every run of every config is measured on the same samples."""
@@ -52,6 +52,9 @@ class DataSettings:
     """Part of the samples whose references have their mouths blurred away."""
     augment_picture: bool = False
     """Shift by up to a twenty-fourth of the crop, mirror and recolour target and reference alike."""
+    augment_turn: float = 0.0
+    """Part of the samples whose faces are narrowed, sheared and rotated as if the head turned: most heads in most
+    footage face the camera. The reference's is never quite the same."""
     augment_sound: bool = False
     """Gain, slope, noise floor, masked bands and pitch shift of what the generator hears."""
     augment_time: bool = False
@@ -63,7 +66,7 @@ class DataSettings:
     """Part of the samples with silence for sound and a frame of the clip's most closed mouths as target."""
 
     def __post_init__(self) -> None:
-        for name in ("dissimilar_mouth", "erase_mouth", "silence", "level_speakers"):
+        for name in ("dissimilar_mouth", "erase_mouth", "silence", "level_speakers", "augment_turn"):
             if not 0 <= getattr(self, name) <= 1:
                 raise JobError(f"data.{name} is {getattr(self, name)}.", "It is a part of the samples: 0 to 1.")
         if self.reference_gap < 1:
@@ -147,8 +150,8 @@ class PictureWindows(Dataset[Item]):
         reference: (T, S, S, 3) uint8.
         mel: (T, 1, 80, audio_frames) float32, by core.timing.mel_start.
         sync_mel: (1, 80, 16) float32 of the five frames from the first on, by core.timing.sync_window; not augmented.
-        lips: (T, 40, 2) float32, the true lips in units of the crop.
-        reference_lips: (T, 40, 2) float32, those of the references.
+        landmarks: (T, 85, 2) float32, the true `shards.points` in units of the crop, those of the lips first.
+        reference_landmarks: (T, 85, 2) float32, those of the references.
         shapes: (T, 8) float32 in [-4, 4], the true mouth shapes (training_cli.lips).
 
     Args:
@@ -182,24 +185,27 @@ class PictureWindows(Dataset[Item]):
         frames = range(start, start + n)
         references = [other] * n if s.one_reference else list(range(other, other + n))
         true, reference = clip.crops(frames), clip.crops(references)
+        points, other_points, shape = clip.landmarks[frames], clip.landmarks[references], shapes[frames]
         margin = shards.margin(clip.info.size)
         if rng.random() < s.erase_mouth:
-            mouths = clip.landmarks[references, : len(lip_points)] * clip.info.size + margin
+            mouths = other_points[:, : len(lip_points)] * clip.info.size + margin
             reference = np.stack([_without_mouth(c, m) for c, m in zip(reference, mouths, strict=True)])
-        mouth, shape = clip.landmarks[frames, : len(lip_points)], shapes[frames]
-        other_mouth = clip.landmarks[references, : len(lip_points)]
+        if s.augment_turn and rng.random() < s.augment_turn:
+            turn, wobble = random_turn(rng, 1.0), random_turn(rng, 0.15)
+            true, points = turned(true, points, turn, margin)
+            reference, other_points = turned(reference, other_points, wobble @ turn, margin)
         x = y = margin
         if s.augment_picture:
             x, y = rng.integers(margin // 2, margin + margin // 2 + 1, 2)
             moved = (np.array([x, y]) - margin) / clip.info.size
-            mouth, other_mouth = mouth - moved, other_mouth - moved
+            points, other_points = points - moved, other_points - moved
         view = np.s_[:, y : y + clip.info.size, x : x + clip.info.size]
         true, reference = true[view], reference[view]
         if s.augment_picture:
             true, reference = np.split(_recoloured(np.concatenate([true, reference]), rng), 2)
             if rng.random() < 0.5:
                 true, reference = true[:, :, ::-1], reference[:, :, ::-1]
-                mouth, other_mouth = (points * (-1, 1) + (1, 0) for points in (mouth, other_mouth))
+                points, other_points = (p * (-1, 1) + (1, 0) for p in (points, other_points))
                 shape = shape[:, [0, 2, 1, 3, 4, 5, 6, 7]]
         if clip.info.size != self.size:
             true, reference = (resized(pictures, self.size) for pictures in (true, reference))
@@ -209,8 +215,8 @@ class PictureWindows(Dataset[Item]):
             "reference": torch.from_numpy(np.ascontiguousarray(reference)),
             "mel": mel[:, None],
             "sync_mel": sync_mel[None],
-            "lips": torch.from_numpy(np.ascontiguousarray(mouth, np.float32)),
-            "reference_lips": torch.from_numpy(np.ascontiguousarray(other_mouth, np.float32)),
+            "landmarks": torch.from_numpy(np.ascontiguousarray(points, np.float32)),
+            "reference_landmarks": torch.from_numpy(np.ascontiguousarray(other_points, np.float32)),
             "shapes": torch.from_numpy(np.ascontiguousarray(shape, np.float32)),
         }
 

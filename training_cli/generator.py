@@ -158,7 +158,9 @@ class GeneratorTask(Task):
         drawn = self.generator.draw(face, code(audio) if code else audio)
         difference = (drawn - true).abs()
         if s.mouth_weight != 1 or s.upper_weight != 1:
-            difference = difference * mouth_weights(batch["lips"].flatten(0, 1), size, s.mouth_weight, s.upper_weight)
+            difference = difference * mouth_weights(
+                batch["landmarks"].flatten(0, 1), size, s.mouth_weight, s.upper_weight
+            )
         losses = {"l1": difference.mean()}
         if self.lpips:
             part = mouth_part(size) if s.lpips_crop == "mouth" else ...

@@ -12,8 +12,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from core.errors import ModelError
+from core.faces.mesh import face_oval, jaw_line, lips
 from core.nets.syncnet import SyncNet, sync_window_faces
 
+from . import shards
 from .perceptual import LiteTrunk, lite_trunk
 
 inside = 0.75
@@ -21,6 +23,10 @@ inside = 0.75
 fine_flow = 0.01
 """Crop units, about a pixel of 96, up to which an error of the flow counts by its square: the mesh errs so far itself.
 """
+jaw = tuple(len(lips) + face_oval.index(point) for point in jaw_line)
+"""Where the jaw's outline lies among `shards.points`, from the viewer's right to left."""
+held = tuple(shards.points.index(point) for point in (98, 327, 2))
+"""Where the nose's base lies, which speech does not move."""
 untrained_trunk = "untrained"
 """Value of `lpips_trunk` that asks for LPIPS on an AlexNet trunk that was never trained."""
 
@@ -67,17 +73,17 @@ class Lpips(nn.Module):
         return self.net(drawn, true, normalize=True).mean()
 
 
-def mouth_weights(lips: Tensor, size: int, mouth: float, upper: float) -> Tensor:
+def mouth_weights(landmarks: Tensor, size: int, mouth: float, upper: float) -> Tensor:
     """Weights (B, 1, size, size) of the reconstruction loss, each picture's mean 1.
 
     Args:
-        lips: (B, 40, 2) lip landmarks in crop units.
+        landmarks: (B, 85, 2), `shards.points` in crop units.
         mouth: weight at the mouth over that of the cheeks; falls off as a Gaussian around the lips.
         upper: weight of the upper half, which the net only has to pass on.
     """
-    middle = (lips.amin(1) + lips.amax(1)) / 2
-    reach = (lips.amax(1) - lips.amin(1)) / 2 + 0.06
-    at = (torch.arange(size, device=lips.device) + 0.5) / size
+    low, high = landmarks[:, : len(lips)].aminmax(dim=1)
+    middle, reach = (low + high) / 2, (high - low) / 2 + 0.06
+    at = (torch.arange(size, device=landmarks.device) + 0.5) / size
     x = ((at[None, :] - middle[:, :1]) / reach[:, :1]) ** 2
     y = ((at[None, :] - middle[:, 1:]) / reach[:, 1:]) ** 2
     weights = 1 + (mouth - 1) * torch.exp(-0.5 * (x[:, None, :] + y[:, :, None]))
@@ -85,24 +91,41 @@ def mouth_weights(lips: Tensor, size: int, mouth: float, upper: float) -> Tensor
     return (weights / weights.mean((1, 2), keepdim=True))[:, None]
 
 
-def flow_loss(flow: Tensor, lips: Tensor, reference_lips: Tensor) -> Tensor:
-    """How far beside the reference's lips a flow looks for the lips it shows: a scalar, in crop units.
+def flow_loss(flow: Tensor, landmarks: Tensor, reference_landmarks: Tensor) -> Tensor:
+    """How far beside the reference's landmarks a flow looks for those it shows: a scalar, in crop units.
 
-    Pictures tell a flow little where all around looks alike, as lips do: the mesh knows where each point of them went.
-    Looked at are the lips' outline and, well inside of them, a line near their inner edge. On the edge itself shut lips
-    would ask for two flows at one place.
+    Pictures tell a flow little where all around looks alike, as lips and cheeks do: the mesh knows where each point of
+    them went. Looked at are, with equal weights for lips and face:
+
+    - the lips' outline and, well inside of them, a line near their inner edge. On the edge itself shut lips would ask
+      for two flows at one place;
+    - the jaw's outline where it is in the crop, the cheeks half-way from there to the lips, and the nose's base.
 
     Args:
         flow: (B, 2, h, w) in crop units, core.nets.warp.flow.
-        lips: (B, 40, 2) of the target in crop units: 20 points of the outline, then those of the inner edge.
-        reference_lips: (B, 40, 2).
+        landmarks, reference_landmarks: (B, 85, 2), `shards.points` in crop units.
     """
-    outer, inner = lips.chunk(2, 1)
-    reference_outer, reference_inner = reference_lips.chunk(2, 1)
-    places = torch.cat([outer, outer.lerp(inner, inside)], 1)
-    wanted = torch.cat([reference_outer, reference_outer.lerp(reference_inner, inside)], 1) - places
+    (lip_places, face_places), (lips_there, face_there) = (_places(p) for p in (landmarks, reference_landmarks))
+    seen = ((face_places - 0.5).abs() < 0.5).all(2) & ((face_there - 0.5).abs() < 0.5).all(2)
+    face = (_astray(flow, face_places, face_there) * seen).sum() / seen.sum().clamp(min=1)
+    return _astray(flow, lip_places, lips_there).mean() + face
+
+
+def _places(landmarks: Tensor) -> tuple[Tensor, Tensor]:
+    """Places (B, n, 2) on the lips and on the rest of the face where a flow is looked at."""
+    outer, inner = landmarks[:, : len(lips)].chunk(2, 1)
+    line = landmarks[:, jaw]
+    # the outline begins with the lower lip, from the viewer's left to right; the jaw's line has other points
+    lower = outer[:, : outer.shape[1] // 2 + 1].flip(1).mT
+    lower = F.interpolate(lower, size=len(jaw), mode="linear", align_corners=True).mT
+    on_lips = torch.cat([outer, outer.lerp(inner, inside)], 1)
+    return on_lips, torch.cat([line, line.lerp(lower, 0.5), landmarks[:, held]], 1)
+
+
+def _astray(flow: Tensor, places: Tensor, there: Tensor) -> Tensor:
+    """Errors (B, n) of a flow at places (B, n, 2) which lie there (B, n, 2) in the reference."""
     got = F.grid_sample(flow, 2 * places[:, None] - 1, padding_mode="border", align_corners=False)[:, :, 0].mT
-    return F.smooth_l1_loss(got, wanted, beta=fine_flow)
+    return F.smooth_l1_loss(got, there - places, beta=fine_flow, reduction="none").mean(2)
 
 
 def course_loss(heard: Tensor, true: Tensor, known: Tensor) -> Tensor:

@@ -75,7 +75,7 @@ class PretrainSettings:
     beta: float = 0.07
     """Weight of LPIPS, on the mouth's part of the crop."""
     flow_weight: float = 0.0
-    """Weight of the flow's error at the lips' landmarks, for a net with `warp`."""
+    """Weight of the flow's error at the landmarks of lips and jaw, for a net with `warp`."""
     lpips_trunk: str = ""
     """As in `generator`: AlexNet's weights, empty for torchvision's download, `efficientnet-lite0` or `untrained`."""
     course_weight: float = 0.0
@@ -193,7 +193,8 @@ class Paint(_Stage):
         face, true = masked_pairs(batch)
         answer = self.generator.answer(face, self.code.speak(batch["shapes"].flatten(0, 1)))
         drawn = self.generator.finish(answer, face[:, 3:])
-        weights = mouth_weights(batch["lips"].flatten(0, 1), s.model.image_size, s.mouth_weight, s.upper_weight)
+        landmarks, reference_landmarks = (batch[k].flatten(0, 1) for k in ("landmarks", "reference_landmarks"))
+        weights = mouth_weights(landmarks, s.model.image_size, s.mouth_weight, s.upper_weight)
         losses = {"l1": ((drawn - true).abs() * weights).mean()}
         loss = (1 - s.beta) * losses["l1"]
         if self.lpips:
@@ -201,7 +202,7 @@ class Paint(_Stage):
             losses["lpips"] = self.lpips(drawn[mouth], true[mouth])
             loss = loss + s.beta * losses["lpips"]
         if s.flow_weight:
-            losses["flow"] = flow_loss(flow(answer), batch["lips"].flatten(0, 1), batch["reference_lips"].flatten(0, 1))
+            losses["flow"] = flow_loss(flow(answer), landmarks, reference_landmarks)
             loss = loss + s.flow_weight * losses["flow"]
         return {"loss": loss, **losses}, drawn
 

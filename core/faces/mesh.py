@@ -38,6 +38,8 @@ face_oval = (
     152, 148, 176, 149, 150, 136, 172, 58, 132, 93, 234, 127, 162, 21, 54, 103, 67, 109,
 )  # fmt: skip
 """The face's outline, clockwise from the forehead as the viewer sees it."""
+jaw_line = face_oval[face_oval.index(361) : face_oval.index(132) + 1]
+"""Its part from ear to ear under the mouth."""
 
 
 def lip_opening(points: np.ndarray) -> np.ndarray:

@@ -64,7 +64,7 @@ def test_samples_hide_nothing_but_take_their_reference_from_elsewhere(talkers):
     for number in range(30):
         item = pictures(talkers, length=1)[number]
         assert item["true"].shape == item["reference"].shape == (1, 96, 96, 3)
-        assert item["lips"].shape == (1, 40, 2) and item["mel"].shape == (1, 1, 80, 16)
+        assert item["landmarks"].shape == (1, 85, 2) and item["mel"].shape == (1, 1, 80, 16)
     clip = talking_clip(1)
     shapes = np.zeros((40, 8), np.float32)
     windows = pictures(talkers)
@@ -145,9 +145,27 @@ def test_a_mirrored_sample_mirrors_lips_and_shapes_too(talkers):
     plain, varied = pictures(talkers, length=1), pictures(talkers, length=1, augment_picture=True)
     for number in range(20):
         item = varied[number]
-        x, y = (item["lips"][0].mean(0) * 96).round().int().tolist()
+        x, y = (item["landmarks"][0, :40].mean(0) * 96).round().int().tolist()
         assert 44 <= x <= 52 and item["true"][0, y, x].float().mean() < 140  # the drawn mouth is dark
     assert not torch.equal(plain[0]["true"], varied[0]["true"])
+
+
+def test_turned_faces_keep_their_landmarks_on_them(talkers):
+    """Else the flow would be taught to look beside the lips."""
+    plain, varied = pictures(talkers, length=1), pictures(talkers, length=1, augment_turn=1.0)
+    widths = []
+    for number in range(20):
+        item = varied[number]
+        for pictured, key in (("true", "landmarks"), ("reference", "reference_landmarks")):
+            lips = item[key][0, :40]
+            x, y = (lips.mean(0) * 96).round().int().tolist()
+            assert item[pictured][0, y, x].float().mean() < 140  # the drawn mouth is dark
+        widths.append(float(lips[:, 0].max() - lips[:, 0].min()))
+        moved = (item["landmarks"] - item["reference_landmarks"])[0, 40:].abs().amax()
+        assert 0 < moved < 0.08, "the reference's head is turned almost as far"
+    usual = plain[0]["reference_landmarks"][0, :40, 0]
+    assert min(widths) < 0.9 * float(usual.max() - usual.min())
+    assert pictures(talkers)[3]["landmarks"].equal(pictures(talkers, augment_turn=0.0)[3]["landmarks"])
 
 
 def test_jpeg_shards_are_smaller_and_show_the_same(tmp_path):

@@ -321,6 +321,7 @@ def test_the_whole_net_can_be_trained_through_its_lip_code(batch, tmp_path):
 
 def test_mouth_weights_put_the_mouth_first():
     mouth = torch.tensor([[[0.4, 0.7], [0.6, 0.8]]]).repeat(1, 20, 1)
+    mouth = torch.cat([mouth, torch.zeros(1, 45, 2)], 1)  # the rest of the face has no say
     weights = losses.mouth_weights(mouth, 96, 6.0, 0.1)[0, 0]
     assert abs(weights.mean() - 1) < 1e-5
     assert weights[72, 48] > 4 * weights[60, 4] > 4 * weights[20, 48]

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from core.errors import JobError
+from core.faces.mesh import rigid_in_crop
 from core.nets.generator import GeneratorConfig
 from core.nets.warp import channels, coarse, flow, warp
 from training_cli.data import DataSettings, PictureWindows
@@ -23,12 +24,19 @@ from training_cli.pretrain import PretrainSettings, pretrain
 size = 96
 
 
-def mouth(opening: float) -> Tensor:
-    """(1, 40, 2): an outline around a mouth in the middle, then its inner edge, in the mesh's order."""
+def face(opening: float, jaw: float = 0.0) -> Tensor:
+    """(1, 85, 2): a mouth in the middle, its outline, then its inner edge, and a face around it, in the mesh's order.
+
+    Args:
+        jaw: by how much the chin is lower.
+    """
     around = torch.linspace(np.pi, -np.pi, 21)[:-1]  # from the left corner along the lower lip
     outer = torch.stack([0.5 + 0.18 * around.cos(), 0.7 + (0.06 + opening) * around.sin()], 1)
     inner = torch.stack([0.5 + 0.14 * around.cos(), 0.7 + opening * around.sin()], 1)
-    return torch.cat([outer, inner])[None]
+    clockwise = torch.linspace(0, 2 * np.pi, 37)[:-1]  # from the forehead
+    down = -0.55 * clockwise.cos()
+    outline = torch.stack([0.5 + 0.42 * clockwise.sin(), 0.42 + down + jaw * down.clamp(min=0) / 0.55], 1)
+    return torch.cat([outer, inner, outline, torch.from_numpy(rigid_in_crop).float()])[None]
 
 
 def opened(by: float) -> Tensor:
@@ -36,12 +44,14 @@ def opened(by: float) -> Tensor:
     answer = torch.zeros(1, channels, size, size)
     at = (torch.arange(size) + 0.5) / size
     along = (1 - ((at - 0.5) / 0.18).square()).clamp(min=0).sqrt()
-    answer[:, 1] = torch.atanh(torch.where(at > 0.7, -by, by)[:, None] * along / 0.25)
+    chin = ((0.97 - at) / 0.16).clamp(0, 1)  # the skin between lip and chin goes part of the way
+    by_row = torch.where(at > 0.7, -by * chin, by * (at > 0.55))
+    answer[:, 1] = torch.atanh(by_row[:, None] * along / 0.25)
     return answer
 
 
 def test_lips_that_are_found_in_the_reference_cost_nothing():
-    shut, wide = mouth(0.0), mouth(0.05)
+    shut, wide = face(0.0), face(0.05)
     away = flow(opened(0.05))
     assert away.shape == (1, 2, size // coarse, size // coarse)
     found = flow_loss(away, wide, shut)
@@ -51,8 +61,37 @@ def test_lips_that_are_found_in_the_reference_cost_nothing():
 
 def test_shut_lips_may_be_made_of_open_ones():
     """Asked on the seam itself, both lips would claim one place, and the flow would settle on the teeth between."""
-    shut, wide = mouth(0.0), mouth(0.05)
+    shut, wide = face(0.0), face(0.05)
     assert flow_loss(flow(opened(-0.05)), shut, wide) < 0.2 * flow_loss(torch.zeros(1, 2, 48, 48), shut, wide)
+
+
+def test_cheeks_and_jaw_are_held_too():
+    """Where only the lips were, the far cheek of a head turned to the side was streaked."""
+    shut = face(0.0)
+    still, astray = torch.zeros(1, 2, 48, 48), torch.zeros(1, 2, 48, 48)
+    astray[:, 0, 26:44, 3:8] = 0.1  # a cheek is looked for a tenth of the crop beside itself
+    assert flow_loss(still, shut, shut) == 0
+    assert flow_loss(astray, shut, shut) > 0.002
+
+
+def test_a_jaw_that_drops_is_followed():
+    rest, dropped = face(0.0), face(0.0, jaw=0.04)
+    at = (torch.arange(48) + 0.5) / 48
+    down = torch.zeros(1, 2, 48, 48)
+    down[:, 1] = -0.04 * ((at - 0.78) / 0.19).clamp(0, 1)[:, None]  # cheeks half as far
+    assert flow_loss(down, dropped, rest) < 0.5 * flow_loss(torch.zeros_like(down), dropped, rest)
+
+
+def test_a_jaw_outside_the_crop_asks_for_nothing():
+    """The net sees nothing of it, and a border's flow would be pulled to where no one looks."""
+    rest, below = face(0.0), face(0.0, jaw=0.04)
+    outside = (below[..., 1] > 0.9).nonzero()[:, 1]
+    beyond = below.clone()
+    beyond[:, outside, 1] += 0.5
+    away = torch.full((1, 2, 48, 48), 0.01)
+    further = beyond.clone()
+    further[:, outside, 1] += 0.3
+    assert flow_loss(away, beyond, rest) == flow_loss(away, further, rest)
 
 
 def test_the_flow_is_the_one_by_which_the_picture_is_made():
@@ -61,7 +100,7 @@ def test_the_flow_is_the_one_by_which_the_picture_is_made():
     answer[:, 2] = 30  # trusted
     shown = warp(answer, row[None, None].expand(1, 3, -1, -1))[0, 0, :, 48]
     away = flow(answer)[0, 1, :, 24].repeat_interleave(coarse)
-    inner = slice(10, 60)
+    inner = slice(56, 63)
     assert away.abs().max() > 0.04
     assert torch.allclose((shown - row[:, 48])[inner], away[inner] * size / (size - 1), atol=2e-3)
 
@@ -72,9 +111,10 @@ def test_landmarks_of_a_reference_lie_on_its_lips_mirrored_or_shifted(talkers):
     apart = []
     for number in range(20):
         item = windows[number]
-        x, y = (item["reference_lips"][0].mean(0) * size).round().int().tolist()
+        lips = {key: item[key][0, :40] for key in ("landmarks", "reference_landmarks")}
+        x, y = (lips["reference_landmarks"].mean(0) * size).round().int().tolist()
         assert item["reference"][0, y, x].float().mean() < 140  # the drawn mouth is dark
-        tall = [item[key][0, :, 1].max() - item[key][0, :, 1].min() for key in ("lips", "reference_lips")]
+        tall = [points[:, 1].max() - points[:, 1].min() for points in lips.values()]
         apart.append(abs(float(tall[0] - tall[1])))
     assert max(apart) > 0.05, "the reference's lips are the target's"
 
