@@ -15,7 +15,6 @@ from core.errors import ModelError
 from core.faces.mesh import face_oval, jaw_line, lips
 from core.nets.syncnet import SyncNet, sync_window_faces
 
-from . import shards
 from .perceptual import LiteTrunk, lite_trunk
 
 inside = 0.75
@@ -25,8 +24,6 @@ fine_flow = 0.01
 """
 jaw = tuple(len(lips) + face_oval.index(point) for point in jaw_line)
 """Where the jaw's outline lies among `shards.points`, from the viewer's right to left."""
-held = tuple(shards.points.index(point) for point in (98, 327, 2))
-"""Where the nose's base lies, which speech does not move."""
 untrained_trunk = "untrained"
 """Value of `lpips_trunk` that asks for LPIPS on an AlexNet trunk that was never trained."""
 
@@ -81,14 +78,19 @@ def mouth_weights(landmarks: Tensor, size: int, mouth: float, upper: float) -> T
         mouth: weight at the mouth over that of the cheeks; falls off as a Gaussian around the lips.
         upper: weight of the upper half, which the net only has to pass on.
     """
+    weights = 1 + (mouth - 1) * _nearness(landmarks, size)
+    weights[:, : size // 2] *= upper
+    return (weights / weights.mean((1, 2), keepdim=True))[:, None]
+
+
+def _nearness(landmarks: Tensor, size: int) -> Tensor:
+    """(B, size, size): 1 in the middle of the mouth, less as a Gaussian of its size falls off."""
     low, high = landmarks[:, : len(lips)].aminmax(dim=1)
     middle, reach = (low + high) / 2, (high - low) / 2 + 0.06
     at = (torch.arange(size, device=landmarks.device) + 0.5) / size
     x = ((at[None, :] - middle[:, :1]) / reach[:, :1]) ** 2
     y = ((at[None, :] - middle[:, 1:]) / reach[:, 1:]) ** 2
-    weights = 1 + (mouth - 1) * torch.exp(-0.5 * (x[:, None, :] + y[:, :, None]))
-    weights[:, : size // 2] *= upper
-    return (weights / weights.mean((1, 2), keepdim=True))[:, None]
+    return torch.exp(-0.5 * (x[:, None, :] + y[:, :, None]))
 
 
 def flow_loss(flow: Tensor, landmarks: Tensor, reference_landmarks: Tensor) -> Tensor:
@@ -99,7 +101,7 @@ def flow_loss(flow: Tensor, landmarks: Tensor, reference_landmarks: Tensor) -> T
 
     - the lips' outline and, well inside of them, a line near their inner edge. On the edge itself shut lips would ask
       for two flows at one place;
-    - the jaw's outline where it is in the crop, the cheeks half-way from there to the lips, and the nose's base.
+    - the face's outline where it is in the crop, the cheeks half-way from the jaw to the lips, the nose and the eyes.
 
     Args:
         flow: (B, 2, h, w) in crop units, core.nets.warp.flow.
@@ -119,13 +121,28 @@ def _places(landmarks: Tensor) -> tuple[Tensor, Tensor]:
     lower = outer[:, : outer.shape[1] // 2 + 1].flip(1).mT
     lower = F.interpolate(lower, size=len(jaw), mode="linear", align_corners=True).mT
     on_lips = torch.cat([outer, outer.lerp(inner, inside)], 1)
-    return on_lips, torch.cat([line, line.lerp(lower, 0.5), landmarks[:, held]], 1)
+    return on_lips, torch.cat([landmarks[:, len(lips) :], line.lerp(lower, 0.5)], 1)
 
 
 def _astray(flow: Tensor, places: Tensor, there: Tensor) -> Tensor:
     """Errors (B, n) of a flow at places (B, n, 2) which lie there (B, n, 2) in the reference."""
     got = F.grid_sample(flow, 2 * places[:, None] - 1, padding_mode="border", align_corners=False)[:, :, 0].mT
     return F.smooth_l1_loss(got, there - places, beta=fine_flow, reduction="none").mean(2)
+
+
+def bend_loss(flow: Tensor, landmarks: Tensor) -> Tensor:
+    """How much a flow bends away from the mouth, the mean size of its second differences: a scalar, in crop units.
+
+    Skin that speech does not open moves as one. Where the pictures' losses look little, as in the upper half, a flow
+    would else wander, and be seen wandering at the mask's edge.
+
+    Args:
+        flow: (B, 2, s, s) in crop units, core.nets.warp.flow.
+        landmarks: (B, 85, 2), `shards.points` in crop units.
+    """
+    far = 1 - _nearness(landmarks, flow.shape[-1])[:, None]
+    down, across = flow.diff(n=2, dim=2).abs(), flow.diff(n=2, dim=3).abs()
+    return (down * far[:, :, 1:-1]).mean() + (across * far[..., 1:-1]).mean()
 
 
 def course_loss(heard: Tensor, true: Tensor, known: Tensor) -> Tensor:

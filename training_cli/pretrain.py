@@ -40,7 +40,7 @@ from .config import resolved, without_places
 from .data import DataSettings, Item, PictureWindows, SoundWindows, dev_seed
 from .fit import FitResult, FitSettings, Task, fit
 from .generator import masked_pairs, mouth_part
-from .losses import course_loss, flow_loss, mouth_weights, perceptual_loss
+from .losses import bend_loss, course_loss, flow_loss, mouth_weights, perceptual_loss
 from .speech_spans import SpeechSpans
 
 Stage = Literal["listen", "paint"]
@@ -75,7 +75,9 @@ class PretrainSettings:
     beta: float = 0.07
     """Weight of LPIPS, on the mouth's part of the crop."""
     flow_weight: float = 0.0
-    """Weight of the flow's error at the landmarks of lips and jaw, for a net with `warp`."""
+    """Weight of the flow's error at the landmarks of lips and face, for a net with `warp`."""
+    bend_weight: float = 0.0
+    """Weight of the flow's bends away from the mouth, for a net with `warp`."""
     lpips_trunk: str = ""
     """As in `generator`: AlexNet's weights, empty for torchvision's download, `efficientnet-lite0` or `untrained`."""
     course_weight: float = 0.0
@@ -204,6 +206,9 @@ class Paint(_Stage):
         if s.flow_weight:
             losses["flow"] = flow_loss(flow(answer), landmarks, reference_landmarks)
             loss = loss + s.flow_weight * losses["flow"]
+        if s.bend_weight:
+            losses["bend"] = bend_loss(flow(answer), landmarks)
+            loss = loss + s.bend_weight * losses["bend"]
         return {"loss": loss, **losses}, drawn
 
     def evaluate(self, batches: Iterable[Item], step: int) -> dict[str, float]:
@@ -264,10 +269,10 @@ def _task(settings: PretrainSettings, stage: str, generator: Generator) -> _Stag
 def _generator(settings: PretrainSettings) -> Generator:
     if not settings.model.lip_code:
         raise JobError("Only a generator with a lip code can be pretrained.", "Set model.lip_code.")
-    if min(settings.flow_weight, settings.course_weight) < 0:
-        raise JobError("flow_weight and course_weight must be 0 or more.", "0 leaves that loss out.")
-    if settings.flow_weight and not settings.model.warp:
-        hint = "Set model.warp, or no flow_weight."
+    if min(settings.flow_weight, settings.bend_weight, settings.course_weight) < 0:
+        raise JobError("flow_weight, bend_weight and course_weight must be 0 or more.", "0 leaves that loss out.")
+    if (settings.flow_weight or settings.bend_weight) and not settings.model.warp:
+        hint = "Set model.warp, or neither flow_weight nor bend_weight."
         raise JobError("Only a generator that moves its reference has a flow to learn.", hint)
     if not 0.5 <= settings.liveliness <= 2:
         raise JobError(f"The liveliness {settings.liveliness} is out of range.", "Use 0.5 to 2; 1 is as measured.")
