@@ -13,7 +13,7 @@ furthest = 0.25
 """Of the crop's side: the longest way along each axis. A jaw drops about half as far."""
 coarse = 2
 """Pixels of the net to one place of the flow: what moves is skin, and skin moves smoothly."""
-sharper, firmer = 2.0, 1.0
+sharper, firmer = 3.0, 2.0
 """Factor on a finished picture's logits of trust, and what is added to them: a net that is unsure by how much the
 reference moves halves its trust, which is least wrong on average and soft in every picture."""
 cell, around = 4, 3

@@ -91,6 +91,14 @@ def test_the_wall_beside_a_face_stays_as_it_was() -> None:
     assert np.abs(after - source)[beside_lips(-0.2, -0.015)].max() < 1
 
 
+def test_the_jaw_under_the_lips_has_one_edge() -> None:
+    """Of a narrower new face the usual mask would take what the net drew beside it: a second jaw inside the first."""
+    after = laid_over(drawing(new_lips, other_wall, 0.04), drawing(old_lips, wall), turned_track())
+    inside = contour(down) - across
+    jaw = (inside > 0.015) & (inside < 0.1) & (np.abs(down - 0.84) < 0.03)
+    assert np.abs(after[jaw] - skin_colour).max() < 12
+
+
 def test_a_face_that_looks_to_the_left_is_the_mirror_image() -> None:
     source, new = drawing(old_lips, wall), drawing(new_lips, other_wall, 0.02)
     track = turned_track()
