@@ -20,8 +20,8 @@ from .perceptual import LiteTrunk, lite_trunk
 inside = 0.75
 """Part of the way from the lips' outline to their inner edge where `flow_loss` looks."""
 tooth_rows = ((0.2, True), (0.4, True), (0.8, False))
-"""Where `flow_loss` looks for teeth: the part of the way from the upper lip's inner edge to the lower one's, and whether
-they stand in the upper jaw."""
+"""Where `flow_loss` looks for teeth: the part of the way from the upper lip's inner edge to the lower one's, and
+whether they stand in the upper jaw."""
 parted = 0.02
 """Crop units, two pixels of 96, from which lips are so far open that something is seen between them."""
 fine_flow = 0.01

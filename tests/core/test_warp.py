@@ -134,6 +134,19 @@ def test_teeth_that_are_covered_do_not_shine_through_the_lips_over_them() -> Non
     assert float(shown[..., 44:52, 30:66].max()) < 0.4
 
 
+def test_teeth_are_not_drawn_long() -> None:
+    """Shut teeth have no dark between them: torn apart, they must be painted apart."""
+    reference = torch.full((1, 3, 192, 192), 0.9)
+    for stretch, bright in ((1.2, True), (3.0, False)):
+        raw = painted((0.06, 0.05, 0.05), torch.zeros(1, 1, 96, 96))
+        tall = slice(40, 56)
+        way = torch.linspace(-0.5, 0.5, 16) * (16 / 96) * (1 / stretch - 1)
+        raw[:, 1, tall] = torch.atanh(way / furthest)[:, None]
+        raw[:, 2] = 1.0
+        shown = warp(raw, reference, finished=True)
+        assert float(shown[..., 90:102, :].mean()) > 0.8 if bright else float(shown[..., 90:102, :].mean()) < 0.25
+
+
 def test_an_open_mouth_that_is_painted_stays_as_dark_as_it_was_painted() -> None:
     """Dark red gets the tint of the lips around it, not the light they lack: else the mouth is full of pale stuff."""
     bright_lips = torch.tensor([0.85, 0.45, 0.5])
