@@ -19,9 +19,8 @@ from .perceptual import LiteTrunk, lite_trunk
 
 inside = 0.75
 """Part of the way from the lips' outline to their inner edge where `flow_loss` looks."""
-tooth_rows = ((0.2, True), (0.4, True), (0.8, False))
-"""Where `flow_loss` looks for teeth: the part of the way from the upper lip's inner edge to the lower one's, and
-whether they stand in the upper jaw."""
+upper_teeth, lower_teeth = (0.2, 0.4), 0.8
+"""Parts of the way from the upper lip's inner edge to the lower one's where `flow_loss` looks for teeth."""
 parted = 0.02
 """Crop units, two pixels of 96, from which lips are so far open that something is seen between them."""
 fine_flow = 0.01
@@ -30,8 +29,7 @@ fine_flow = 0.01
 jaw = tuple(len(lips) + face_oval.index(point) for point in jaw_line)
 """Where the jaw's outline lies among `shards.points`, from the viewer's right to left."""
 nose_base = tuple(len(lips) + len(face_oval) + rigid.index(point) for point in (98, 2, 327))
-chin_base = jaw[7:10]
-"""Where points lie among `shards.points` that go with the upper jaw and with the lower one."""
+"""Where points lie among `shards.points` that go with the upper jaw."""
 untrained_trunk = "untrained"
 """Value of `lpips_trunk` that asks for LPIPS on an AlexNet trunk that was never trained."""
 
@@ -110,8 +108,9 @@ def flow_loss(flow: Tensor, landmarks: Tensor, reference_landmarks: Tensor) -> T
     - the lips' outline and, well inside of them, a line near their inner edge. On the edge itself shut lips would ask
       for two flows at one place;
     - the face's outline where it is in the crop, the cheeks half-way from the jaw to the lips, the nose and the eyes;
-    - the teeth, where both show the mouth's inside: they are bone. The upper ones go with the nose, the lower ones with
-      the chin, and the dark between them grows; a flow that lies between the lips' would stretch them like gum.
+    - the teeth, where both show the mouth's inside. The upper ones are bone and go with the nose; so the dark below
+      them grows, where a flow that lies between the lips' would stretch them like gum. The lower ones are taken for
+      the lower lip's: with the chin, which goes another way, they spoil the flow of its edge.
 
     Args:
         flow: (B, 2, h, w) in crop units, core.nets.warp.flow.
@@ -141,17 +140,12 @@ def _teeth(landmarks: Tensor, reference_landmarks: Tensor) -> tuple[Tensor, Tens
     """Places (B, n, 2) between the lips, where what is there lies in the reference, and (B, n) whether it shows it."""
     upper, lower = _inner_edges(landmarks)
     upper_there, lower_there = _inner_edges(reference_landmarks)
-    way = reference_landmarks - landmarks
-    with_nose, with_chin = (way[:, part].mean(1, keepdim=True) for part in (nose_base, chin_base))
-    places, there, seen = [], [], []
-    for part, in_upper_jaw in tooth_rows:
-        place = upper.lerp(lower, part)
-        source = place + (with_nose if in_upper_jaw else with_chin)
-        inside_there = (source[..., 1] > upper_there[..., 1]) & (source[..., 1] < lower_there[..., 1])
-        places.append(place)
-        there.append(source)
-        seen.append(inside_there & (lower[..., 1] - upper[..., 1] > parted))
-    return torch.cat(places, 1), torch.cat(there, 1), torch.cat(seen, 1)
+    with_nose = (reference_landmarks - landmarks)[:, nose_base].mean(1, keepdim=True)
+    places = [upper.lerp(lower, part) for part in (*upper_teeth, lower_teeth)]
+    there = [*(place + with_nose for place in places[:-1]), places[-1] + lower_there - lower]
+    inside_there = [(x[..., 1] > upper_there[..., 1]) & (x[..., 1] < lower_there[..., 1]) for x in there]
+    is_open = (lower - upper)[..., 1] > parted
+    return torch.cat(places, 1), torch.cat(there, 1), torch.cat([is_open & x for x in inside_there], 1)
 
 
 def _inner_edges(landmarks: Tensor) -> tuple[Tensor, Tensor]:
