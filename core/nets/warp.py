@@ -13,7 +13,7 @@ furthest = 0.25
 """Of the crop's side: the longest way along each axis. A jaw drops about half as far."""
 coarse = 2
 """Pixels of the net to one place of the flow: what moves is skin, and skin moves smoothly."""
-sharper, firmer = 3.0, 2.0
+sharper, firmer = 3.0, 1.0
 """Factor on a finished picture's logits of trust, and what is added to them: a net that is unsure by how much the
 reference moves halves its trust, which is least wrong on average and soft in every picture."""
 gum, torn = 1.5, 8.0
@@ -66,11 +66,11 @@ def _warped(answer: Tensor, reference: Tensor, finished: bool) -> Tensor:
     moved = F.grid_sample(whole, grid, mode="bilinear", padding_mode="border", align_corners=False)
     colour = torch.sigmoid(colour)
     if finished:
-        beyond = F.interpolate((_stretch(flowing) - gum).clamp_(min=0), size=(own_size, own_size), mode="bilinear")
+        beyond = F.interpolate((_stretch(flowing) - gum).clamp(min=0.0), size=(own_size, own_size), mode="bilinear")
         trust = torch.sigmoid(sharper * trust + firmer - torn * beyond)
         small = moved if size == own_size else F.interpolate(moved, size=(own_size, own_size), mode="area")
         tuned = _in_tune(colour, small, trust.square())
-        colour = tuned.lerp(torch.minimum(tuned, colour), beyond.clamp_(max=1))  # the teeth's light is not the gap's
+        colour = tuned.lerp(torch.minimum(tuned, colour), beyond.clamp(max=1.0))  # the teeth's light is not the gap's
     else:
         trust = torch.sigmoid(trust)
     shown = torch.cat([trust, colour], 1)
@@ -84,7 +84,7 @@ def _stretch(flowing: Tensor) -> Tensor:
     """(B, 1, h, w): how many times as tall, 0.5 to 5, each place of a flow (B, 2, h, w) shows what it takes."""
     down = F.pad(flowing[:, 1:], (0, 0, 1, 1), mode="replicate")
     taken = 1 + (down[:, :, 2:] - down[:, :, :-2]) * (flowing.shape[2] / 2)
-    return 1 / taken.clamp_(0.2, 2)
+    return 1 / taken.clamp(0.2, 2.0)
 
 
 def _in_tune(colour: Tensor, moved: Tensor, weight: Tensor) -> Tensor:
