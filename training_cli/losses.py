@@ -12,18 +12,24 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from core.errors import ModelError
-from core.faces.mesh import face_oval, jaw_line, lips
+from core.faces.mesh import face_oval, jaw_line, lips, rigid
 from core.nets.syncnet import SyncNet, sync_window_faces
 
 from .perceptual import LiteTrunk, lite_trunk
 
 inside = 0.75
 """Part of the way from the lips' outline to their inner edge where `flow_loss` looks."""
+upper_teeth, lower_teeth = (0.2, 0.4), 0.8
+"""Parts of the way from the upper lip's inner edge to the lower one's where `flow_loss` looks for teeth."""
+parted = 0.02
+"""Crop units, two pixels of 96, from which lips are so far open that something is seen between them."""
 fine_flow = 0.01
 """Crop units, about a pixel of 96, up to which an error of the flow counts by its square: the mesh errs so far itself.
 """
 jaw = tuple(len(lips) + face_oval.index(point) for point in jaw_line)
 """Where the jaw's outline lies among `shards.points`, from the viewer's right to left."""
+nose_base = tuple(len(lips) + len(face_oval) + rigid.index(point) for point in (98, 2, 327))
+"""Where points lie among `shards.points` that go with the upper jaw."""
 untrained_trunk = "untrained"
 """Value of `lpips_trunk` that asks for LPIPS on an AlexNet trunk that was never trained."""
 
@@ -97,11 +103,14 @@ def flow_loss(flow: Tensor, landmarks: Tensor, reference_landmarks: Tensor) -> T
     """How far beside the reference's landmarks a flow looks for those it shows: a scalar, in crop units.
 
     Pictures tell a flow little where all around looks alike, as lips and cheeks do: the mesh knows where each point of
-    them went. Looked at are, with equal weights for lips and face:
+    them went. Looked at are, the first with twice the weight of each other:
 
     - the lips' outline and, well inside of them, a line near their inner edge. On the edge itself shut lips would ask
       for two flows at one place;
-    - the face's outline where it is in the crop, the cheeks half-way from the jaw to the lips, the nose and the eyes.
+    - the face's outline where it is in the crop, the cheeks half-way from the jaw to the lips, the nose and the eyes;
+    - the teeth, where both show the mouth's inside. The upper ones are bone and go with the nose; so the dark below
+      them grows, where a flow that lies between the lips' would stretch them like gum. The lower ones are taken for
+      the lower lip's: with the chin, which goes another way, they spoil the flow of its edge.
 
     Args:
         flow: (B, 2, h, w) in crop units, core.nets.warp.flow.
@@ -109,8 +118,11 @@ def flow_loss(flow: Tensor, landmarks: Tensor, reference_landmarks: Tensor) -> T
     """
     (lip_places, face_places), (lips_there, face_there) = (_places(p) for p in (landmarks, reference_landmarks))
     seen = ((face_places - 0.5).abs() < 0.5).all(2) & ((face_there - 0.5).abs() < 0.5).all(2)
-    face = (_astray(flow, face_places, face_there) * seen).sum() / seen.sum().clamp(min=1)
-    return _astray(flow, lip_places, lips_there).mean() + face
+    teeth = _teeth(landmarks, reference_landmarks)
+    return 2 * _astray(flow, lip_places, lips_there).mean() + sum(
+        (_astray(flow, places, there) * valid).sum() / valid.sum().clamp(min=1)
+        for places, there, valid in ((face_places, face_there, seen), teeth)
+    )
 
 
 def _places(landmarks: Tensor) -> tuple[Tensor, Tensor]:
@@ -122,6 +134,24 @@ def _places(landmarks: Tensor) -> tuple[Tensor, Tensor]:
     lower = F.interpolate(lower, size=len(jaw), mode="linear", align_corners=True).mT
     on_lips = torch.cat([outer, outer.lerp(inner, inside)], 1)
     return on_lips, torch.cat([landmarks[:, len(lips) :], line.lerp(lower, 0.5)], 1)
+
+
+def _teeth(landmarks: Tensor, reference_landmarks: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Places (B, n, 2) between the lips, where what is there lies in the reference, and (B, n) whether it shows it."""
+    upper, lower = _inner_edges(landmarks)
+    upper_there, lower_there = _inner_edges(reference_landmarks)
+    with_nose = (reference_landmarks - landmarks)[:, nose_base].mean(1, keepdim=True)
+    places = [upper.lerp(lower, part) for part in (*upper_teeth, lower_teeth)]
+    there = [*(place + with_nose for place in places[:-1]), places[-1] + lower_there - lower]
+    inside_there = [(x[..., 1] > upper_there[..., 1]) & (x[..., 1] < lower_there[..., 1]) for x in there]
+    is_open = (lower - upper)[..., 1] > parted
+    return torch.cat(places, 1), torch.cat(there, 1), torch.cat([is_open & x for x in inside_there], 1)
+
+
+def _inner_edges(landmarks: Tensor) -> tuple[Tensor, Tensor]:
+    """Upper and lower inner edge of the lips without their corners, (B, 7, 2) each, points of both above each other."""
+    inner = landmarks[:, len(lips) // 2 : len(lips)]
+    return inner[:, 12:19].flip(1), inner[:, 2:9]
 
 
 def _astray(flow: Tensor, places: Tensor, there: Tensor) -> Tensor:

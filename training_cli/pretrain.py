@@ -75,7 +75,7 @@ class PretrainSettings:
     beta: float = 0.07
     """Weight of LPIPS, on the mouth's part of the crop."""
     flow_weight: float = 0.0
-    """Weight of the flow's error at the landmarks of lips and face, for a net with `warp`."""
+    """Weight of the flow's error at the landmarks of lips, face and teeth, for a net with `warp`."""
     bend_weight: float = 0.0
     """Weight of the flow's bends away from the mouth, for a net with `warp`."""
     lpips_trunk: str = ""
@@ -203,12 +203,10 @@ class Paint(_Stage):
             mouth = mouth_part(s.model.image_size)
             losses["lpips"] = self.lpips(drawn[mouth], true[mouth])
             loss = loss + s.beta * losses["lpips"]
-        if s.flow_weight:
-            losses["flow"] = flow_loss(flow(answer), landmarks, reference_landmarks)
-            loss = loss + s.flow_weight * losses["flow"]
-        if s.bend_weight:
-            losses["bend"] = bend_loss(flow(answer), landmarks)
-            loss = loss + s.bend_weight * losses["bend"]
+        if s.flow_weight or s.bend_weight:
+            away = flow(answer)
+            losses["flow"], losses["bend"] = flow_loss(away, landmarks, reference_landmarks), bend_loss(away, landmarks)
+            loss = loss + s.flow_weight * losses["flow"] + s.bend_weight * losses["bend"]
         return {"loss": loss, **losses}, drawn
 
     def evaluate(self, batches: Iterable[Item], step: int) -> dict[str, float]:

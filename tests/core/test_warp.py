@@ -134,6 +134,29 @@ def test_teeth_that_are_covered_do_not_shine_through_the_lips_over_them() -> Non
     assert float(shown[..., 44:52, 30:66].max()) < 0.4
 
 
+def torn(stretch: float) -> torch.Tensor:
+    """(1, 6, 96, 96): a third sure of a reference's rows in the middle, that many times as tall; dark is painted."""
+    raw = painted((0.2, 0.2, 0.2), torch.full((1, 1, 96, 96), 1.0))
+    way = torch.linspace(-0.5, 0.5, 16) * (16 / 96) * (1 / stretch - 1)
+    raw[:, 1, 40:56] = torch.atanh(way / furthest)[:, None]
+    return raw
+
+
+def test_teeth_are_not_drawn_long() -> None:
+    """Shut teeth have no dark between them: what would tear them apart must be painted."""
+    teeth = torch.full((1, 3, 192, 192), 0.9)
+    as_they_are, apart = (warp(torn(s), teeth, finished=True)[..., 90:102, :].mean() for s in (1.2, 3.0))
+    assert float(as_they_are) > 0.8 and float(apart) < 0.25
+
+
+def test_a_gap_between_teeth_is_not_as_bright_as_they() -> None:
+    """A net paints teeth too dark, and the light that they are given must not be given to the gap."""
+    raw = torn(3.0)
+    raw[:, 3:, :38] = raw[:, 3:, 58:] = 0.0  # teeth, painted 0.5 where the reference has 0.9
+    shown = warp(raw, torch.full((1, 3, 192, 192), 0.9), finished=True)
+    assert float(shown[..., 90:102, :].mean()) < 0.25
+
+
 def test_an_open_mouth_that_is_painted_stays_as_dark_as_it_was_painted() -> None:
     """Dark red gets the tint of the lips around it, not the light they lack: else the mouth is full of pale stuff."""
     bright_lips = torch.tensor([0.85, 0.45, 0.5])

@@ -65,6 +65,42 @@ def test_shut_lips_may_be_made_of_open_ones():
     assert flow_loss(flow(opened(-0.05)), shut, wide) < 0.2 * flow_loss(torch.zeros(1, 2, 48, 48), shut, wide)
 
 
+def between_lips(opening: float, by: float, upper: float, lower: float) -> Tensor:
+    """(1, 2, 48, 48): a flow that finds lips which are open so far up and down in ones that are less open by `by`, and
+    between them goes that part of the upper and lower one's way, less and less to the middle."""
+    at = (torch.arange(48) + 0.5) / 48
+    along = (1 - ((at - 0.5) / 0.16).square()).clamp(min=0.01).sqrt()
+    beside = (at - 0.7)[:, None] / (opening * along)  # of the opening
+    between = torch.where(beside < 0, upper, lower) * beside
+    away = torch.zeros(1, 2, 48, 48)
+    away[:, 1] = -by * along * torch.where(beside.abs() < 0.9, between, beside.sign())
+    return away
+
+
+def test_upper_teeth_are_bone():
+    """They were drawn long, as if of gum, where the reference's lips were less open than the new ones."""
+    smile, wide = face(0.04), face(0.08)
+    gum, bone = between_lips(0.08, 0.04, 1.0, 1.0), between_lips(0.08, 0.04, 0.0, 1.0)
+    assert flow_loss(bone, wide, smile) < 0.95 * flow_loss(gum, wide, smile)
+
+
+def test_lower_teeth_go_with_the_lower_lip():
+    """What goes there another way than the lip beside it takes the lip's edge with it."""
+    smile, wide = face(0.05), face(0.08, jaw=0.04)
+    still, with_lip = between_lips(0.08, 0.03, 0.0, 0.0), between_lips(0.08, 0.03, 0.0, 1.7)
+    assert flow_loss(with_lip, wide, smile) < flow_loss(still, wide, smile)
+
+
+def test_shut_lips_ask_for_no_teeth():
+    """Behind them nothing is seen: what a flow does between open lips is for the picture to say."""
+    shut, wide = face(0.0), face(0.08)
+    away = between_lips(0.08, 0.08, 0.0, 0.0)
+    other = away.clone()
+    other[..., 32:35, 22:26] += 0.05
+    assert flow_loss(away, wide, shut) == flow_loss(other, wide, shut)
+    assert flow_loss(away, wide, wide) != flow_loss(other, wide, wide)
+
+
 def test_cheeks_jaw_and_eyes_are_held_too():
     """Where only the lips were, the far cheek of a head turned to the side was streaked."""
     shut = face(0.0)
