@@ -25,6 +25,7 @@ number_ranges: dict[str, tuple[float, float]] = {
     "strength": (0.01, 1),
     "sharpen": (0, 2),
     "grain": (0, 2),
+    "liveliness": (0.3, 2),
     "turn_limit": (10, 90),
     "restore_weight": (0, 1),
 }
@@ -107,6 +108,9 @@ class RedubJob:
     """How far the new lips are sharpened to the footage's detail: 0 not at all, 1 to be alike, at most 2."""
     grain: float = 1.0
     """How much of the skin's grain the new picture gets: 0 none, 1 as much, at most 2."""
+    liveliness: float = 1.0
+    """How widely the lips move: 1 as the person's own do in the footage (core.manner), 0.3 hardly, 2 twice as widely.
+    Shut lips stay shut."""
     in_front: str = "keep"
     """Hands, microphones and the like before the face: `keep` (they stay in front; a mouth that is hidden stays as it
     was) or `ignore` (nobody looks for them)."""

@@ -20,7 +20,21 @@ from pathlib import Path
 import numpy as np
 from av import VideoFormat
 
-from . import audio, compose, faces, interlaced, media, mix, occlusion, people, provenance, reference, sync_mode, voice
+from . import (
+    audio,
+    compose,
+    faces,
+    interlaced,
+    manner,
+    media,
+    mix,
+    occlusion,
+    people,
+    provenance,
+    reference,
+    sync_mode,
+    voice,
+)
 from .ahead import ahead
 from .allocator import give_back_freed_memory
 from .debug import Debug, check_folder
@@ -324,7 +338,12 @@ def _dub(
     fronts = {i: front for i, front in enumerate(of_frame) if front is not None}
     rate = moments * shot.rate
     heard = engine.listen(speech.wave, rate, speech.start, len(strength))
-    shares = reference.weights(track, references, float(rate), engine.opening(heard))
+    opening = engine.opening(heard)
+    if opening is not None:
+        own = manner.of_footage(followed, float(shot.rate))
+        heard = manner.moved(heard, opening, own.median, job.liveliness * own.liveliness)
+        opening = engine.opening(heard)
+    shares = reference.weights(track, references, float(rate), opening)
     debug = Debug(folder, len(strength))
     painter = Painter(job, engine, restorer, size, track, strength, references, shares, fronts, debug)
     return _Dub(speech.face, plan, painter, heard, _warnings(plan, side, size, speech.voiced))

@@ -16,10 +16,12 @@ coarse = 2
 sharper, firmer = 3.0, 1.0
 """Factor on a finished picture's logits of trust, and what is added to them: a net that is unsure by how much the
 reference moves halves its trust, which is least wrong on average and soft in every picture."""
-gum, torn = 1.5, 8.0
+gum, torn = 1.6, 20.0
 """Times that lips and skin stretch upright, and what a finished picture's logit of trust loses for each time more: a
 reference with shut teeth has none of the dark between open ones, and teeth that are drawn long instead look like gum.
 """
+beside = 7
+"""Places of the flow, side by side, that are torn alike: teeth part along a line, not tooth by tooth."""
 cell, around = 4, 3
 """Painted places are brought to the colour that the moved reference has where the net would have painted alike: in
 cells of so many of its pixels, and in squares of so many cells (three times over) around. A net paints everybody's lips
@@ -81,10 +83,11 @@ def _warped(answer: Tensor, reference: Tensor, finished: bool) -> Tensor:
 
 
 def _stretch(flowing: Tensor) -> Tensor:
-    """(B, 1, h, w): how many times as tall, 0.5 to 5, each place of a flow (B, 2, h, w) shows what it takes."""
+    """(B, 1, h, w): how many times as tall, 0.5 to 5, each place of a flow (B, 2, h, w) and those beside it show what
+    they take."""
     down = F.pad(flowing[:, 1:], (0, 0, 1, 1), mode="replicate")
     taken = 1 + (down[:, :, 2:] - down[:, :, :-2]) * (flowing.shape[2] / 2)
-    return 1 / taken.clamp(0.2, 2.0)
+    return F.avg_pool2d(1 / taken.clamp(0.2, 2.0), (1, beside), 1, (0, beside // 2), count_include_pad=False)
 
 
 def _in_tune(colour: Tensor, moved: Tensor, weight: Tensor) -> Tensor:

@@ -283,7 +283,7 @@ def test_what_the_scene_says_about_the_picture_reaches_the_worker(cut, echo, tmp
     ranges = cut.addon.shared.job.number_ranges
     wanted = {"mask": "mouth", "in_front": "ignore"}
     wanted |= {name: ranges[name][end] for name in ("mask_padding", "mask_feather", "strength", "turn_limit")}
-    wanted |= {name: ranges[name][end] for name in ("sharpen", "grain")}
+    wanted |= {name: ranges[name][end] for name in ("sharpen", "grain", "liveliness")}
     cut.movie(footage.movie(tmp_path / "clip.mp4", 30))
     cut.speech()
     for name, value in wanted.items():

@@ -167,6 +167,7 @@ def test_a_job_with_grain_done_twice_gives_the_same_bytes(frame_after) -> None:
         {"mask_feather": 0.0},
         {"sharpen": -1.0},
         {"grain": 3.0},
+        {"liveliness": 0.0},
         {"turn_limit": 5.0},
         {"restore_weight": 2.0},
     ],

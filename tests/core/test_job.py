@@ -38,6 +38,7 @@ movie_job = RedubJob(
     strength=0.5,
     sharpen=0.25,
     grain=1.5,
+    liveliness=0.5,
     in_front="ignore",
     turn_limit=45.5,
     restore="gfpgan.onnx",
