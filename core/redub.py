@@ -346,7 +346,10 @@ def _dub(
     shares = reference.weights(track, references, float(rate), opening)
     debug = Debug(folder, len(strength))
     painter = Painter(job, engine, restorer, size, track, strength, references, shares, fronts, debug)
-    return _Dub(speech.face, plan, painter, heard, _warnings(plan, side, size, speech.voiced))
+    warnings = _warnings(plan, side, size, speech.voiced)
+    if opening is None and job.liveliness != 1:
+        warnings += ("This model tells no mouth shapes from the speech, so the liveliness changes nothing.",)
+    return _Dub(speech.face, plan, painter, heard, warnings)
 
 
 def _drawn(

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -89,6 +90,21 @@ def test_only_what_is_open_opens_more() -> None:
     assert (manner.moved(shapes, opening, median, 1.0) == shapes).all()
     still = manner.moved(np.zeros((5, 8), np.float32), np.zeros(5), median, 1.5)
     assert (still == 0).all(), "digital silence alone tells nothing of how the jaw goes along"
+
+
+def test_a_model_that_cannot_be_livelier_says_so(
+    make_clip: Callable[..., Path], make_speech: Callable[..., Path], tiny_model: Path, tmp_path: Path
+) -> None:
+    job = RedubJob(
+        video=str(make_clip(8)),
+        speech=str(make_speech(0.5)),
+        output=str(tmp_path / "out.mkv"),
+        model=str(tiny_model),
+        silence="off",
+    )
+    assert not redub.run(job).warnings
+    livelier = redub.run(replace(job, output=str(tmp_path / "livelier.mkv"), liveliness=1.5))
+    assert any("liveliness" in warning for warning in livelier.warnings)
 
 
 def test_the_editor_can_have_it_livelier_or_calmer(footage: Path, tmp_path: Path) -> None:
