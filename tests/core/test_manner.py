@@ -113,13 +113,12 @@ def test_the_editor_can_have_it_livelier_or_calmer(footage: Path, tmp_path: Path
 
     def openings(liveliness: float) -> np.ndarray:
         output = str(tmp_path / f"{liveliness}.mkv")
-        redub.run(RedubJob(video=str(clip), speech=str(speech), output=output, frame_count=75, liveliness=liveliness))
+        redub.run(RedubJob(video=str(clip), speech=str(speech), output=output, frame_count=50, liveliness=liveliness))
         with Tracker(25.0) as tracker:
-            for picture in media.read(media.probe(output), 0, 75):
+            for picture in media.read(media.probe(output), 0, 50):
                 tracker.add(picture.rgb())
             return faces.lip_opening(tracker.finish().points)
 
-    calm, usual, lively = (np.quantile(openings(x), (0.05, 0.5, 0.95)) for x in (0.5, 1.0, 1.5))
-    assert (calm < [1, 0.85, 0.85] * usual + [0.005, 0, 0]).all()
-    assert (lively > [0, 1.1, 1.0] * usual).all()
+    calm, lively = (np.quantile(openings(x), (0.05, 0.5, 0.95)) for x in (0.5, 1.5))
+    assert (calm[1:] < 0.8 * lively[1:]).all()
     assert lively[0] < 0.01, "shut is shut"
