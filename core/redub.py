@@ -339,7 +339,7 @@ def _dub(
     rate = moments * shot.rate
     heard = engine.listen(speech.wave, rate, speech.start, len(strength))
     opening = engine.opening(heard)
-    if opening is not None:
+    if opening is not None and isinstance(heard, np.ndarray):
         own = manner.of_footage(followed, float(shot.rate))
         heard = manner.moved(heard, opening, own.median, job.liveliness * own.liveliness)
         opening = engine.opening(heard)

@@ -16,11 +16,11 @@ coarse = 2
 sharper, firmer = 3.0, 1.0
 """Factor on a finished picture's logits of trust, and what is added to them: a net that is unsure by how much the
 reference moves halves its trust, which is least wrong on average and soft in every picture."""
-gum, torn = 1.6, 20.0
+gum, torn = 1.6, 12.0
 """Times that lips and skin stretch upright, and what a finished picture's logit of trust loses for each time more: a
 reference with shut teeth has none of the dark between open ones, and teeth that are drawn long instead look like gum.
 """
-beside = 7
+beside = 3
 """Places of the flow, side by side, that are torn alike: teeth part along a line, not tooth by tooth."""
 cell, around = 4, 3
 """Painted places are brought to the colour that the moved reference has where the net would have painted alike: in
