@@ -157,6 +157,14 @@ def test_a_gap_between_teeth_is_not_as_bright_as_they() -> None:
     assert float(shown[..., 90:102, :].mean()) < 0.25
 
 
+def test_teeth_part_along_a_line_and_not_tooth_by_tooth() -> None:
+    """One place of the flow that stretches less than those beside it would be a bright speck in the gap."""
+    raw = torn(3.0)
+    raw[:, 1, 40:56, 46:48] = 0.0
+    shown = warp(raw, torch.full((1, 3, 192, 192), 0.9), finished=True)
+    assert float(shown[..., 92:100, 92:96].mean()) < 0.35
+
+
 def test_an_open_mouth_that_is_painted_stays_as_dark_as_it_was_painted() -> None:
     """Dark red gets the tint of the lips around it, not the light they lack: else the mouth is full of pale stuff."""
     bright_lips = torch.tensor([0.85, 0.45, 0.5])
