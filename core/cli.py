@@ -50,7 +50,7 @@ _number_options = {
     "strength": "how much of the new lips shows",
     "sharpen": "sharpening of the new lips, 1: as the footage",
     "grain": "grain of the new lips, 1: as the skin",
-    "liveliness": "how widely the lips move, 1: as the person's own",
+    "liveliness": "how widely the lips move, 1: as suits the speech and the person",
     "turn_limit": "degrees a head may be turned; beyond, frames stay as they were",
     "restore_weight": "w of a net like CodeFormer",
 }

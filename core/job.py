@@ -109,8 +109,8 @@ class RedubJob:
     grain: float = 1.0
     """How much of the skin's grain the new picture gets: 0 none, 1 as much, at most 2."""
     liveliness: float = 1.0
-    """How widely the lips move: 1 as the person's own do in the footage (core.manner), 0.3 hardly, 2 twice as widely.
-    Shut lips stay shut."""
+    """How widely the lips move: 1 as the speech has it, and less of a person who hardly opens them in the footage
+    (core.manner), 0.3 hardly, 2 twice as widely. Shut lips stay shut."""
     in_front: str = "keep"
     """Hands, microphones and the like before the face: `keep` (they stay in front; a mouth that is hidden stays as it
     was) or `ignore` (nobody looks for them)."""

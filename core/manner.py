@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """How widely a person moves the lips. The speech does not tell: some people hardly open them, and still speak.
 
-The figures are of 63 people of the training footage. How widely lips move in three seconds was compared with how widely
-they do in those before, and with what the bundled model hears (docs/default-model.md).
+The figures are of 87 people of the training footage. How widely lips move in three seconds was compared with how widely
+they did before, and with what the bundled model hears (docs/default-model.md).
 """
 
 from __future__ import annotations

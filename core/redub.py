@@ -348,7 +348,9 @@ def _dub(
     painter = Painter(job, engine, restorer, size, track, strength, references, shares, fronts, debug)
     warnings = _warnings(plan, side, size, speech.voiced)
     if opening is None and job.liveliness != 1:
-        warnings += ("This model tells no mouth shapes from the speech, so the liveliness changes nothing.",)
+        warnings += (
+            "This model tells no mouth shapes from the speech, so the liveliness changes nothing: leave it at 1.",
+        )
     return _Dub(speech.face, plan, painter, heard, warnings)
 
 

@@ -58,7 +58,7 @@ class LIPSYNC_PG_scene(bpy.types.PropertyGroup):
     strength: _number("strength", "Strength", "How much of the new lips shows")
     sharpen: _number("sharpen", "Sharpen", "How far the new lips are sharpened to the footage's detail; 1 is alike")
     grain: _number("grain", "Grain", "How much of the skin's grain the new picture gets; 1 is as much")
-    liveliness: _number("liveliness", "Liveliness", "How widely the lips move; 1 is as the person's own do")
+    liveliness: _number("liveliness", "Liveliness", "How widely the lips move; 1 is as suits the speech and the person")
     turn_limit: _number(
         "turn_limit", "Turn Limit", "Degrees a head may be turned to a side; beyond, the original pictures are kept"
     )
