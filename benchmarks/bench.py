@@ -28,10 +28,9 @@ import librosa
 import numpy as np
 import torch
 
-from core import audio, redub
+from core import audio, mouth, redub
 from core.engine import Engine
 from core.job import RedubJob
-from core.nets import lipcode
 from core.nets.checkpoint import save_net
 from core.nets.generator import Generator
 
@@ -113,7 +112,7 @@ def _generators(wav2lip: Path | None, device: torch.device) -> dict[str, object]
         save_net(saved, net, {})
         engine = Engine(str(saved), str(device))
     bundled = Engine(device=str(device))
-    shapes = np.zeros((batch_size, lipcode.shape_size), np.float32)
+    shapes = np.zeros((batch_size, mouth.shape_size), np.float32)
     windows = mel[:, 0].cpu().numpy()
     rival = _wav2lip_generator(wav2lip).to(device).eval() if wav2lip else None
     net.to(device)

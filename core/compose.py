@@ -72,14 +72,14 @@ class Patch:
 
 def outline(track: faces.Track, settings: MaskSettings = default_mask) -> Outline:
     """The mask's and the lips' points through a whole track; small enough to keep for every frame."""
-    lips = _steady(_in_crop(track, lips_outer), track)
+    lips = _steady(track.in_crop(lips_outer), track)
     mouth = lips.mean(axis=1, keepdims=True)  # the fixed point: in profile the lips are at the rim
     larger = 1 + settings.padding
     if settings.area == "mouth":
         outwards = lips - mouth
         room = mouth_room * outwards / np.maximum(np.linalg.norm(outwards, axis=2, keepdims=True), 1e-6)
         return Outline((mouth + larger * (outwards + room)).astype(np.float32), lips)
-    face = mouth + larger * inset * (_steady(_in_crop(track, jaw + cheeks_and_nose), track) - mouth)
+    face = mouth + larger * inset * (_steady(track.in_crop(jaw + cheeks_and_nose), track) - mouth)
     return Outline(np.concatenate([face, lips], axis=1).astype(np.float32), lips)
 
 
@@ -88,12 +88,6 @@ def runs(values: np.ndarray) -> list[tuple[int, int]]:
     last = np.append(np.flatnonzero(values[1:] != values[:-1]), len(values) - 1)
     first = np.append(0, last[:-1] + 1)
     return list(zip(first.tolist(), last.tolist(), strict=True))
-
-
-def _in_crop(track: faces.Track, chosen: tuple[int, ...]) -> np.ndarray:
-    points = track.points[:, list(chosen)].astype(np.float64)
-    linear, shift = track.to_crop[:, :, :2], track.to_crop[:, :, 2]
-    return np.einsum("nij,nkj->nki", linear, points) + shift[:, None]
 
 
 def _steady(polygon: np.ndarray, track: faces.Track) -> np.ndarray:

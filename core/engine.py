@@ -16,7 +16,6 @@ from .errors import DeviceError
 from .nets import ear
 from .nets.checkpoint import default_model, load_generator
 from .nets.generator import Generator
-from .nets.lipcode import opening_step
 from .nets.wav2lip import Wav2Lip
 from .timing import frame_middle
 
@@ -62,6 +61,8 @@ class Engine:
         self.rules = self.generator.rules
         self.finest = most_fine if isinstance(self.generator, Generator) and self.generator.config.warp else 1
         """How many times larger than the net's pictures its crops may be."""
+        self.hears_shapes = isinstance(self.generator, Generator) and self.generator.ear is not None
+        """It tells mouth shapes from a speech, not mel windows."""
         self.generator.to(self.device).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
     def listen(
@@ -74,30 +75,26 @@ class Engine:
             rate: pictures a second.
             speech_start: seconds from the first picture to the speech.
             count: pictures.
+
+        Returns:
+            Mel windows, or (count, 8) float32 mouth shapes (core.mouth) of a net with an ear.
         """
         if isinstance(self.generator, Wav2Lip) or not self.generator.ear:
             length = self.generator.config.audio_frames
             starts = [self.rules.mel_window(i, rate, speech_start, length) for i in range(count)]
             return audio.MelWindows(audio.log_mel(wave), starts, length)
-        shapes = self.generator.ear.listen(torch.from_numpy(wave).to(self.device)).cpu().numpy()
+        assert self.generator.lip_code  # GeneratorConfig sees to it
+        told = self.generator.ear.listen(torch.from_numpy(wave).to(self.device))
+        shapes = self.generator.lip_code.drawn(told.T).T.cpu().numpy()
         times = [float(frame_middle(i, rate) - speech_start) for i in range(count)]
         at = np.array(times) * ear.token_rate + ear.overlap
         heard = [np.interp(at, np.arange(shapes.shape[1]), numbers) for numbers in shapes]
         return np.stack(heard, 1).astype(np.float32)
 
     @torch.inference_mode()
-    def opening(self, heard: audio.MelWindows | np.ndarray) -> np.ndarray | None:
-        """(n,) how far the inner lips will be open, in crop units more than the person's median, if `heard` tells it.
-
-        Args:
-            heard: all that `listen` gave.
-        """
-        if isinstance(self.generator, Wav2Lip) or not self.generator.lip_code or not isinstance(heard, np.ndarray):
-            return None
-        return self.generator.lip_code.drawn(torch.from_numpy(heard).to(self.device))[:, 0].cpu().numpy() * opening_step
-
-    @torch.inference_mode()
-    def generate(self, faces: np.ndarray, references: np.ndarray, heard: np.ndarray) -> np.ndarray:
+    def generate(
+        self, faces: np.ndarray, references: np.ndarray, heard: np.ndarray, shown: np.ndarray | None = None
+    ) -> np.ndarray:
         """The faces with lips for the sound.
 
         Args:
@@ -105,6 +102,7 @@ class Engine:
                 times as much.
             references: (n, F, F, 3) uint8 RGB, or (1, F, F, 3) for all: the person in another frame.
             heard: float32 from `listen`: mel windows (n, 80, audio_frames), or mouth shapes (n, 8).
+            shown: (n, 8) float32 mouth shapes of the references; None: the person's median.
 
         Returns:
             (n, F, F, 3) uint8.
@@ -113,14 +111,16 @@ class Engine:
             DeviceError: the GPU's memory cannot hold so many at once.
         """
         try:
-            return self._generate(faces, references, heard)
+            return self._generate(faces, references, heard, shown)
         except torch.OutOfMemoryError:
             raise DeviceError(
                 f"The memory of {self.device} is too small for {len(faces)} frames at once.",
                 "Use a smaller --batch-size (`batch_size` in a job), or the device `cpu`.",
             ) from None
 
-    def _generate(self, faces: np.ndarray, references: np.ndarray, heard: np.ndarray) -> np.ndarray:
+    def _generate(
+        self, faces: np.ndarray, references: np.ndarray, heard: np.ndarray, shown: np.ndarray | None
+    ) -> np.ndarray:
         size, own_size = faces.shape[1], self.image_size
         factor = size // own_size
         fine = self._to_device(references).expand(len(faces), -1, -1, -1)
@@ -129,9 +129,11 @@ class Engine:
         sound = torch.from_numpy(np.ascontiguousarray(heard, np.float32)).to(self.device)
         if sound.dim() == 3:
             sound = sound[:, None]
-        larger = (fine,) if factor > 1 else ()
+        more = {} if isinstance(self.generator, Wav2Lip) else {"fine": fine if factor > 1 else None}
+        if more and shown is not None:
+            more["shown"] = torch.from_numpy(np.ascontiguousarray(shown, np.float32)).to(self.device)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self._bfloat16()):
-            drawn = self.generator(seen.contiguous(memory_format=torch.channels_last), sound, *larger)
+            drawn = self.generator(seen.contiguous(memory_format=torch.channels_last), sound, **more)
         drawn = drawn.mul_(255).round_().clamp_(0, 255).byte()
         return drawn.permute(0, 2, 3, 1).contiguous().cpu().numpy()
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from . import compose, faces, media, occlusion, reference
+from . import compose, faces, media, occlusion, reference, response
 from .chin import ChinMatch
 from .colour import ColourMatch
 from .debug import Debug
@@ -95,11 +95,17 @@ class Painter:
         if not self._references:
             return self._engine.generate(crops, crops, heard)
         shares = self._shares[frames]
-        shown = [self._references[int(self._shot_of[frame])].crops for frame in frames]
+        shown = [self._references[int(self._shot_of[frame])] for frame in frames]
         mixed = np.zeros(crops.shape, np.float32)
         for place in np.flatnonzero(shares.any(axis=0)):
             some = np.flatnonzero(shares[:, place])
-            drawn = self._engine.generate(crops[some], np.stack([shown[i][place] for i in some]), heard[some])
+            seen = np.stack([shown[i].crops[place] for i in some])
+            shapes = np.stack([shown[i].shapes[place] for i in some])
+            asked = heard[some]
+            answers = [each[place] for each in (shown[i].answers for i in some) if each is not None]
+            if answers:
+                asked = response.to_ask(asked, np.array(answers))
+            drawn = self._engine.generate(crops[some], seen, asked, shapes)
             mixed[some] += shares[some, place, None, None, None] * drawn
         return np.rint(mixed).astype(np.uint8)
 

@@ -32,6 +32,7 @@ from . import (
     people,
     provenance,
     reference,
+    response,
     sync_mode,
     voice,
 )
@@ -41,6 +42,7 @@ from .debug import Debug, check_folder
 from .engine import Engine
 from .errors import Cancelled, JobError, OutputError
 from .job import Progress, RedubJob, Result
+from .mouth import opening_step
 from .paint import Mouth, Painter
 from .plan import Plan, plan_effect, turned_away
 from .restore import Restorer
@@ -320,14 +322,17 @@ def _dub(
         beyond=job.sync_mode != "cut_off",
         unfit=unfit[source],
     )
+    clear = replace(followed, found=_clear(followed, unfit == "", hidden))
+    own = manner.of_footage(clear, float(shot.rate))
     references: dict[int, reference.References] = {}
     side = _largest_side(track, plan)
     size = engine.image_size * int(np.clip(round(side / engine.image_size), 1, engine.finest))
     if not engine.rules.own_reference:
         used = np.zeros(shot.count, bool)
         used[source[plan.strength > 0]] = True
-        seen = replace(followed, found=_clear(followed, unfit == "", hidden))
-        references = reference.choose(shot, seen, used, size, go_on)
+        references = reference.choose(shot, clear, used, size, go_on)
+        if engine.hears_shapes:
+            references = response.measured(engine, references, own.seen, go_on)
         references = sync_mode.of_each_shot(references, followed, track)
     folder = str(Path(job.debug) / speech.face.replace(":", "_")) if job.debug and job.others else job.debug
     moments = media.moments(shot.info)
@@ -338,11 +343,11 @@ def _dub(
     fronts = {i: front for i, front in enumerate(of_frame) if front is not None}
     rate = moments * shot.rate
     heard = engine.listen(speech.wave, rate, speech.start, len(strength))
-    opening = engine.opening(heard)
-    if opening is not None and isinstance(heard, np.ndarray):
-        own = manner.of_footage(followed, float(shot.rate))
-        heard = manner.moved(heard, opening, own.median, job.liveliness * own.liveliness)
-        opening = engine.opening(heard)
+    opening = None
+    if isinstance(heard, np.ndarray):
+        own = replace(own, seen=sync_mode.of_each_shot(own.seen, followed, track))
+        heard = manner.moved(heard, track.shot, own, job.liveliness)
+        opening = heard[:, 0] * opening_step
     shares = reference.weights(track, references, float(rate), opening)
     debug = Debug(folder, len(strength))
     painter = Painter(job, engine, restorer, size, track, strength, references, shares, fronts, debug)

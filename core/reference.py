@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from scipy.ndimage import gaussian_filter1d, uniform_filter1d
 
-from . import compose, faces, media, occlusion
+from . import compose, faces, media, mouth, occlusion
 from .faces.mesh import lower_lip, upper_lip
 from .shot import Shot
 
@@ -67,8 +67,12 @@ class References:
     """(k,) int, rising from 0: the number of each one's pose."""
     poses: np.ndarray
     """(p, 3), see `pose`."""
-    openings: np.ndarray
-    """(k,) how far the lips are open, in crop units more than the shot's median."""
+    shapes: np.ndarray
+    """(k, 8) float32 of the lips (core.mouth), within [-4, 4]: openings against the shot's median, what depends on the
+    pose too against that of frames of the same pose."""
+    answers: np.ndarray | None = None
+    """(k, 2) float64: the first number of shapes, in steps, where 0 is asked, and its slope (core.response); None:
+    nobody has measured."""
 
 
 def pose(points: np.ndarray, to_crop: np.ndarray) -> np.ndarray:
@@ -205,14 +209,15 @@ def _references(track: faces.Track, chosen: dict[tuple[int, int], tuple[int, np.
     frames, crops = zip(*chosen.values(), strict=True)
     frames = np.array(frames)
     usual = [frame for (_, kind), (frame, _) in chosen.items() if kind == 0]
-    everywhere = track.found & (track.shot == track.shot[frames[0]])
-    opening = lip_gap(track.points, track.to_crop)
-    return References(
-        crops=np.stack(crops),
-        pose_of=np.array([number for number, _ in chosen]),
-        poses=pose(track.points[usual], track.to_crop[usual]),
-        openings=opening[frames] - np.median(opening[everywhere]),
-    )
+    pose_of = np.array([number for number, _ in chosen])
+    poses = pose(track.points[usual], track.to_crop[usual])
+    shot = np.flatnonzero(track.found & (track.shot == track.shot[frames[0]]))
+    numbers = mouth.numbers(track.in_crop(mouth.points))
+    away = np.linalg.norm(pose(track.points, track.to_crop)[shot, None] - poses, axis=2)
+    medians = np.stack([np.median(numbers[shot[away.argmin(1) == number]], axis=0) for number in range(len(poses))])
+    medians[:, : mouth.openings] = np.median(numbers[shot], axis=0)[: mouth.openings]
+    shapes = numbers[frames] - medians[pose_of]
+    return References(np.stack(crops), pose_of, poses, shapes.clip(-mouth.most, mouth.most))
 
 
 def weights(
@@ -227,8 +232,8 @@ def weights(
         track: the face through all frames.
         references: for each number in `track.shot` that has them.
         rate: frames a second.
-        opening: (n,) how far the lips will be open, as References.openings; None: nobody knows, and every frame is
-            drawn from lips that are usually open.
+        opening: (n,) how far the lips will be open, in crop units more than the shot's median; None: nobody knows, and
+            every frame is drawn from lips that are usually open.
     """
     result = np.zeros((len(track.found), most), np.float32)
     for first, last in compose.runs(np.where(track.found, track.shot, -1)):
@@ -242,7 +247,7 @@ def weights(
             if opening is None or len(places) == 1:
                 result[run, places[0]] = of_pose[:, number]
                 continue
-            usual, closed = known.openings[places]
+            usual, closed = known.shapes[places, 0] * mouth.opening_step
             is_open = occlusion.hysteresis(
                 opening[run], closed + opened * (usual - closed), closed + shut * (usual - closed)
             )

@@ -46,7 +46,7 @@ above, below, fade = 0.01, 0.05, 0.04
 further = 0.1
 """Crop units over and under those in which the new picture is still widened: what the usual mask takes of its cheek and
 jaw must not end inside the source's."""
-end = 0.014
+end = 0.016
 """Crop units over which the mask ends there. A film's silhouettes are seldom sharper, and with half of it the far cheek
 stood out."""
 depth = 0.12

@@ -152,7 +152,8 @@ class PictureWindows(Dataset[Item]):
         sync_mel: (1, 80, 16) float32 of the five frames from the first on, by core.timing.sync_window; not augmented.
         landmarks: (T, 85, 2) float32, the true `shards.points` in units of the crop, those of the lips first.
         reference_landmarks: (T, 85, 2) float32, those of the references.
-        shapes: (T, 8) float32 in [-4, 4], the true mouth shapes (training_cli.lips).
+        shapes: (T, 8) float32 in [-4, 4], the true mouth shapes (core.mouth).
+        reference_shapes: (T, 8) float32 in [-4, 4], those of the references.
 
     Args:
         length: T.
@@ -185,7 +186,8 @@ class PictureWindows(Dataset[Item]):
         frames = range(start, start + n)
         references = [other] * n if s.one_reference else list(range(other, other + n))
         true, reference = clip.crops(frames), clip.crops(references)
-        points, other_points, shape = clip.landmarks[frames], clip.landmarks[references], shapes[frames]
+        points, other_points = clip.landmarks[frames], clip.landmarks[references]
+        shape, other_shape = shapes[frames], shapes[references]
         margin = shards.margin(clip.info.size)
         if rng.random() < s.erase_mouth:
             mouths = other_points[:, : len(lip_points)] * clip.info.size + margin
@@ -206,7 +208,7 @@ class PictureWindows(Dataset[Item]):
             if rng.random() < 0.5:
                 true, reference = true[:, :, ::-1], reference[:, :, ::-1]
                 points, other_points = (p * (-1, 1) + (1, 0) for p in (points, other_points))
-                shape = shape[:, [0, 2, 1, 3, 4, 5, 6, 7]]
+                shape, other_shape = (s[:, [0, 2, 1, 3, 4, 5, 6, 7]] for s in (shape, other_shape))
         if clip.info.size != self.size:
             true, reference = (resized(pictures, self.size) for pictures in (true, reference))
         mel, sync_mel = self._sound(clip, start, silent, rng)
@@ -218,6 +220,7 @@ class PictureWindows(Dataset[Item]):
             "landmarks": torch.from_numpy(np.ascontiguousarray(points, np.float32)),
             "reference_landmarks": torch.from_numpy(np.ascontiguousarray(other_points, np.float32)),
             "shapes": torch.from_numpy(np.ascontiguousarray(shape, np.float32)),
+            "reference_shapes": torch.from_numpy(np.ascontiguousarray(other_shape, np.float32)),
         }
 
     def _reference(self, start: int, shapes: np.ndarray, rng: np.random.Generator) -> int:

@@ -16,9 +16,9 @@ from google.protobuf.message import Message
 from torch import Tensor
 
 from core.errors import JobError, ModelError, OutputError
+from core.mouth import shape_size
 from core.nets.checkpoint import Net, load_net, save_net
 from core.nets.generator import Generator
-from core.nets.lipcode import shape_size
 from core.nets.syncnet import SyncNet, face_height, face_width
 from core.timing import mel_window_length
 
@@ -121,15 +121,18 @@ def inputs_of(net: Net, batch: int, seed: int = 0) -> dict[str, Tensor]:
     else:
         heard, pictures = net.config.audio_frames, {"face": (6, net.config.image_size, net.config.image_size)}
     inputs = {name: torch.rand(batch, *shape, generator=random) for name, shape in pictures.items()}
-    if isinstance(net, Generator) and net.ear:
-        return {**inputs, "shapes": torch.rand(batch, shape_size, generator=random) * 8 - 4}
-    return {**inputs, "mel": torch.rand(batch, 1, 80, heard, generator=random) * 8 - 4}
+    sounds: dict[str, tuple[int, ...]] = {"mel": (1, 80, heard)}
+    if isinstance(net, Generator) and net.lip_code:
+        sounds = {"shapes": (shape_size,)} if net.ear else sounds
+        sounds["reference_shapes"] = (shape_size,)
+    return inputs | {name: torch.rand(batch, *shape, generator=random) * 8 - 4 for name, shape in sounds.items()}
 
 
 def export_onnx(net: Net, card: dict[str, Any], output: Path) -> float:
     """Writes a net as ONNX with its config and card in `metadata_props`, complete or not at all.
 
-    Inputs `face` (or `window`) and `mel` (where the net has an ear: the `shapes` it heard), output `picture` (or
+    Inputs `face` (or `window`), `mel` (where the net has an ear: the `shapes` it heard) and, where it has a lip code,
+    `reference_shapes`; output `picture` (or
     `cosine`), float32, as the net's forward has them; the batch size is free.
 
     Returns:

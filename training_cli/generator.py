@@ -155,7 +155,7 @@ class GeneratorTask(Task):
         assert self.generator.audio_encoder  # no speech encoder, see above
         audio = self.generator.audio_encoder(batch["mel"].flatten(0, 1).contiguous(memory_format=torch.channels_last))
         code = self.generator.lip_code
-        drawn = self.generator.draw(face, code(audio) if code else audio)
+        drawn = self.generator.draw(face, code(audio, batch["reference_shapes"].flatten(0, 1)) if code else audio)
         difference = (drawn - true).abs()
         if s.mouth_weight != 1 or s.upper_weight != 1:
             difference = difference * mouth_weights(
@@ -204,7 +204,7 @@ class GeneratorTask(Task):
         """Columns: up to 8 samples' first frames. Rows: masked face, reference, drawn, true."""
         few = {name: value[:8, :1] for name, value in batch.items()}
         face, true = masked_pairs(few)
-        drawn = self.generator(face, few["mel"].flatten(0, 1))
+        drawn = self.generator(face, few["mel"].flatten(0, 1), few["reference_shapes"].flatten(0, 1))
         rows = [torch.cat(list(row), 2) for row in (face[:, :3], face[:, 3:], drawn, true)]
         return (torch.cat(rows, 1) * 255).round().clamp(0, 255).byte().cpu()
 

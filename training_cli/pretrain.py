@@ -193,9 +193,10 @@ class Paint(_Stage):
     def _losses(self, batch: Item) -> tuple[dict[str, Tensor], Tensor]:
         s = self.settings
         face, true = masked_pairs(batch)
-        answer = self.generator.answer(face, self.code.speak(batch["shapes"].flatten(0, 1)))
+        shapes, landmarks = batch["shapes"].flatten(0, 1), batch["landmarks"].flatten(0, 1)
+        shown, reference_landmarks = (batch[f"reference_{name}"].flatten(0, 1) for name in ("shapes", "landmarks"))
+        answer = self.generator.answer(face, self.code.speak(shapes, shown))
         drawn = self.generator.finish(answer, face[:, 3:])
-        landmarks, reference_landmarks = (batch[k].flatten(0, 1) for k in ("landmarks", "reference_landmarks"))
         weights = mouth_weights(landmarks, s.model.image_size, s.mouth_weight, s.upper_weight)
         losses = {"l1": ((drawn - true).abs() * weights).mean()}
         loss = (1 - s.beta) * losses["l1"]

@@ -34,6 +34,12 @@ class Track:
     points: np.ndarray
     """(n, 478, 2) float32: the face mesh in frame pixels, not smoothed; nan where not found."""
 
+    def in_crop(self, chosen: Sequence[int]) -> np.ndarray:
+        """(n, k, 2) some points of the mesh, in units of the crop."""
+        linear, shift = self.to_crop[:, :, :2], self.to_crop[:, :, 2]
+        points = self.points[:, list(chosen)].astype(np.float64)
+        return np.einsum("nij,nkj->nki", linear, points) + shift[:, None]
+
 
 @dataclass
 class Piece:

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..audio import mel_filters, sample_rate
-from .lipcode import hidden, shape_size
+from ..mouth import shape_size
+from .lipcode import hidden
 
 weights = Path(__file__).resolve().parents[1] / "weights" / "whisper_base.safetensors"
 """Of the speech encoder, by examples/whisper_encoder.py."""

@@ -92,10 +92,12 @@ class AudioEncoder(nn.Sequential):
 class Generator(nn.Module):
     """Draws the lower half of a face to a sound.
 
-    forward(face, sound):
+    forward(face, sound, shown, fine):
         face: (B, 6, S, S) in [0, 1]: the face with its lower half zero, then a reference of the same person, RGB each.
-        sound: (B, 1, 80, audio_frames) log-mel in [-4, 4]; of a net with a speech encoder (B, 8), the mouth shapes that
-            its `ear` heard.
+        sound: (B, 1, 80, audio_frames) log-mel in [-4, 4]; of a net with a speech encoder (B, 8) in [-4, 4], the mouth
+            shapes to draw.
+        shown: (B, 8) the shape of the reference's mouth, in [-4, 4], of a net with a lip code; None: it is the person's
+            median.
         fine: (B, 3, F, F) the same reference with F pixels a side, of a net with `warp`; None: the one in `face`.
         Returns (B, 3, S, S) in [0, 1], with `fine` (B, 3, F, F). In training mode a net with `warp` gives what it
         learns from, else the picture that is shown (core.nets.warp).
@@ -144,16 +146,17 @@ class Generator(nn.Module):
             last.bias.data[:3] = torch.tensor([0.0, 0.0, 2.0])
         self.output = nn.Sequential(ConvBlock(c(64) + c(16), c(32), 3, 1, 1), last)
 
-    def forward(self, face: Tensor, sound: Tensor, fine: Tensor | None = None) -> Tensor:
-        return self.draw(face, self.hear(sound), fine)
+    def forward(self, face: Tensor, sound: Tensor, shown: Tensor | None = None, fine: Tensor | None = None) -> Tensor:
+        return self.draw(face, self.hear(sound, shown), fine)
 
-    def hear(self, sound: Tensor) -> Tensor:
-        """The audio map (B, C, 6, W) of mel windows; with a lip code (B, C, 2, 1) of them or of heard shapes."""
+    def hear(self, sound: Tensor, shown: Tensor | None = None) -> Tensor:
+        """The audio map (B, C, 6, W) of mel windows; with a lip code (B, C, 2, 1) of them or of shapes, with what is
+        `shown` as in forward."""
         if self.audio_encoder is None:
             assert self.lip_code  # GeneratorConfig sees to it
-            return self.lip_code.say(sound)
+            return self.lip_code.speak(sound, shown)
         audio = self.audio_encoder(sound)
-        return self.lip_code(audio) if self.lip_code else audio
+        return self.lip_code(audio, shown) if self.lip_code else audio
 
     def draw(self, face: Tensor, audio: Tensor, fine: Tensor | None = None) -> Tensor:
         """The picture for an audio map that is already there; `fine` as in forward."""

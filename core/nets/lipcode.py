@@ -7,12 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-shape_size = 8
-"""Numbers of a mouth's shape (training_cli.lips): inner opening, width, and how low lips, chin and corners are."""
-opening_step = 0.024
-"""What the first number counts in, crop units; those of the others are in training_cli.lips."""
-most = 4.0
-"""Steps from a speaker's median beyond which no mouth is learnt."""
+from ..mouth import most, shape_size
+
 hidden = 128
 
 
@@ -22,6 +18,9 @@ class LipCode(nn.Module):
     AdaIN (equation 2) takes two numbers a channel from the audio map, so a map of two places can say all of it. The
     halves can be trained apart, each from what it needs: `head` from sound, `voice` from pictures. Where another net
     tells the shapes from the sound (core.nets.ear), the code has no head.
+
+    A shape counts from the person's median, which no picture tells. So what is drawn is told by its difference from the
+    reference's mouth, which the net sees: how far the lips must go from there.
     """
 
     def __init__(self, channels: int, head: bool = True) -> None:
@@ -37,21 +36,21 @@ class LipCode(nn.Module):
     bounds: Tensor
     """(2, 8) least and most of each number that mouths show: none is more shut than shut, whatever the gain."""
 
-    def forward(self, audio_map: Tensor) -> Tensor:
-        assert self.head  # else the shapes are there: see `say`
-        return self.say(self.head(map_statistics(audio_map)))
-
-    def say(self, heard: Tensor) -> Tensor:
-        """The map for shapes (B, 8) as they were heard: with the code's gain, within its bounds."""
-        return self.speak(self.drawn(heard))
+    def forward(self, audio_map: Tensor, shown: Tensor | None = None) -> Tensor:
+        assert self.head  # else the shapes are there: see `speak`
+        return self.speak(self.drawn(self.head(map_statistics(audio_map))), shown)
 
     def drawn(self, heard: Tensor) -> Tensor:
-        """The shapes (B, 8) that are drawn for those that were heard."""
+        """The shapes (B, 8) to draw for those that were heard: with the code's gain, within its bounds."""
         return (heard * self.gain).clamp(*self.bounds)
 
-    def speak(self, shapes: Tensor) -> Tensor:
-        """The map for given shapes (B, 8) in [-4, 4]."""
-        mean, deviation = self.voice(shapes).chunk(2, 1)
+    def speak(self, shapes: Tensor, shown: Tensor | None = None) -> Tensor:
+        """The map for given shapes (B, 8) in [-4, 4].
+
+        Args:
+            shown: (B, 8) in [-4, 4], that of the reference's mouth; None: it is the person's median.
+        """
+        mean, deviation = self.voice(shapes if shown is None else shapes - shown).chunk(2, 1)
         deviation = F.softplus(deviation)
         return torch.stack([mean + deviation, mean - deviation], 2)[..., None]
 

@@ -18,6 +18,7 @@ from core.nets import ear
 from core.nets.checkpoint import load_net, save_net
 from core.nets.ear import Ear, SpeechEncoder
 from core.nets.generator import Generator, GeneratorConfig
+from core.nets.lipcode import LipCode
 
 config = GeneratorConfig(width=0.25, align_blocks=1, lip_code=True, speech_encoder="whisper-base")
 sentence = Path(__file__).resolve().parents[2] / "examples" / "speech.flac"
@@ -78,7 +79,9 @@ def test_what_is_heard_belongs_to_the_moment_it_is_shown(bundled, speech, rate):
     late = engine.listen(speech, rate, 7 / rate, count + 7)
     assert isinstance(heard, np.ndarray) and isinstance(late, np.ndarray)
     assert heard.shape == (count, 8) and np.abs(late[7:] - heard).max() < 1e-4
-    shapes = bundled.listen(torch.from_numpy(speech)).numpy()[0]
+    code = engine.generator.lip_code
+    assert isinstance(code, LipCode)
+    shapes = code.drawn(bundled.listen(torch.from_numpy(speech)).T).numpy()[:, 0]
     for frame in (0, count // 3, count - 1):
         token = float((frame + Fraction(1, 2)) / rate) * 50 + 50
         low = int(token)

@@ -264,7 +264,7 @@ def test_too_little_gpu_memory_is_told_with_what_helps(tmp_path, monkeypatch):
     save_net(path, Generator(GeneratorConfig(width=0.25, align_blocks=1)), {})
     engine = Engine(str(path), "cpu")
 
-    def full(*_):
+    def full(*_, **__):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
     monkeypatch.setattr(engine.generator, "forward", full)

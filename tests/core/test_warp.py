@@ -66,7 +66,7 @@ def test_a_finer_reference_gives_the_same_picture_in_more_detail() -> None:
     masked[:, :, 48:] = 0
     mel = torch.rand(1, 1, 80, 16) * 8 - 4
     with torch.inference_mode():
-        small, large = net(torch.cat([masked, coarse], 1), mel), net(torch.cat([masked, coarse], 1), mel, fine)
+        small, large = net(torch.cat([masked, coarse], 1), mel), net(torch.cat([masked, coarse], 1), mel, fine=fine)
     assert small.shape == (1, 3, 96, 96) and large.shape == (1, 3, 288, 288)
     assert (torch.nn.functional.avg_pool2d(large, 3) - small).abs().mean() < 0.02
     enlarged = torch.nn.functional.interpolate(small, 288, mode="bicubic")

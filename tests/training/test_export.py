@@ -358,10 +358,11 @@ def test_the_bundled_model_as_onnx_draws_what_torch_draws(tmp_path: Path) -> Non
     assert json.loads(properties["config"])["image_size"] == 96
     session = onnxruntime.InferenceSession(output, providers=["CPUExecutionProvider"])
     for batch in (1, 5):
-        face, shapes = torch.rand(batch, 6, 96, 96), torch.rand(batch, 8) * 8 - 4
-        (drawn,) = session.run(["picture"], {"face": face.numpy(), "shapes": shapes.numpy()})
+        face, shapes, shown = torch.rand(batch, 6, 96, 96), *(torch.rand(2, batch, 8) * 8 - 4)
+        inputs = {"face": face, "shapes": shapes, "reference_shapes": shown}
+        (drawn,) = session.run(["picture"], {name: value.numpy() for name, value in inputs.items()})
         with torch.inference_mode():
-            expected = net(face, shapes).numpy()
+            expected = net(face, shapes, shown).numpy()
         assert expected.std() > 0.02
         assert np.abs(np.asarray(drawn) - expected).max() < 1e-3
 

@@ -13,10 +13,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from core import heard, media
+from core import heard, media, mouth
 from core.errors import ModelError, NoFaceError, OutputError
 from core.faces.mesh import forehead, lower_lip, point_count
-from core.nets.lipcode import shape_size
+from core.mouth import shape_size
 from training_cli import lips, shards
 from training_cli.config import parse
 from training_cli.evaluate import lips as evaluate
@@ -38,7 +38,7 @@ def test_a_shape_says_how_far_the_mouth_is_open_whoever_it_is():
     opening = np.array([0.0, 0.01, 0.02, 0.05, 0.01])
     shapes = lips.shapes(landmarks(opening))
     assert shapes.shape == (5, shape_size)
-    assert np.allclose(shapes[:, 0] * lips.scale[0], opening - 0.01, atol=1e-5)
+    assert np.allclose(shapes[:, 0] * mouth.steps[0], opening - 0.01, atol=1e-5)
     assert np.allclose(shapes[:, 3:], 0, atol=1e-5)
     moved = landmarks(opening) + np.float32(0.03)
     assert np.allclose(lips.shapes(moved), shapes, atol=1e-4)
