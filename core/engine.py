@@ -16,6 +16,7 @@ from .errors import DeviceError
 from .nets import ear
 from .nets.checkpoint import default_model, load_generator
 from .nets.generator import Generator
+from .nets.warp import flow
 from .nets.wav2lip import Wav2Lip
 from .timing import frame_middle
 
@@ -59,7 +60,9 @@ class Engine:
         self.generator, self.card = load_generator(Path(model) if model else default_model)
         self.image_size: int = self.generator.config.image_size
         self.rules = self.generator.rules
-        self.finest = most_fine if isinstance(self.generator, Generator) and self.generator.config.warp else 1
+        self.moves = isinstance(self.generator, Generator) and self.generator.config.warp
+        """It moves the reference (core.nets.warp)."""
+        self.finest = most_fine if self.moves else 1
         """How many times larger than the net's pictures its crops may be."""
         self.hears_shapes = isinstance(self.generator, Generator) and self.generator.ear is not None
         """It tells mouth shapes from a speech, not mel windows."""
@@ -136,6 +139,28 @@ class Engine:
             drawn = self.generator(seen.contiguous(memory_format=torch.channels_last), sound, **more)
         drawn = drawn.mul_(255).round_().clamp_(0, 255).byte()
         return drawn.permute(0, 2, 3, 1).contiguous().cpu().numpy()
+
+    @torch.inference_mode()
+    def flows(self, reference: np.ndarray, shapes: np.ndarray, shown: np.ndarray) -> np.ndarray:
+        """How an engine that `moves` and `hears_shapes` moves a reference for its own frame with other lips.
+
+        Args:
+            reference: (F, F, 3) uint8 RGB, as in `generate`.
+            shapes: (n, 8) float32 mouth shapes to draw, for a few pictures.
+            shown: (8,) float32, that of the reference.
+
+        Returns:
+            (n, 2, h, w) float32, as core.nets.warp.flow.
+        """
+        assert isinstance(self.generator, Generator)  # only such a net moves
+        small = F.avg_pool2d(self._to_device(reference[None]), len(reference) // self.image_size)
+        upper = F.pad(small[:, :, : self.image_size // 2], (0, 0, 0, self.image_size // 2))
+        face = torch.cat([upper, small], 1).expand(len(shapes), -1, -1, -1)
+        steps = torch.from_numpy(np.ascontiguousarray(shapes, np.float32)).to(self.device)
+        audio_map = self.generator.hear(steps, torch.from_numpy(np.float32(shown)).to(self.device))
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self._bfloat16()):
+            answer = self.generator.answer(face.contiguous(memory_format=torch.channels_last), audio_map)
+        return flow(answer).cpu().numpy()
 
     def _to_device(self, pictures: np.ndarray) -> torch.Tensor:
         pixels = torch.from_numpy(np.ascontiguousarray(pictures)).to(self.device)

@@ -20,7 +20,6 @@ steps = np.array([opening_step, 0.021, 0.021, 0.024, 0.016, 0.027, 0.034, 0.016]
 """What counts as one step of each number, in units of the crop: chosen, so that a speaker's deviations from the median
 are of one size. Over the default model's training clips they are 1.0, 1.1, 1.1, 0.7, 0.5, 0.8, 0.5 and 0.7 steps."""
 
-
 openings = 3
 """The first numbers, which are of how far lips are apart; the others depend on the pose of the head too."""
 

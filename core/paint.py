@@ -104,7 +104,7 @@ class Painter:
             asked = heard[some]
             answers = [each[place] for each in (shown[i].answers for i in some) if each is not None]
             if answers:
-                asked = response.to_ask(asked, np.array(answers))
+                asked = response.to_ask(asked, shapes, np.array(answers))
             drawn = self._engine.generate(crops[some], seen, asked, shapes)
             mixed[some] += shares[some, place, None, None, None] * drawn
         return np.rint(mixed).astype(np.uint8)

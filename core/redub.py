@@ -331,8 +331,8 @@ def _dub(
         used = np.zeros(shot.count, bool)
         used[source[plan.strength > 0]] = True
         references = reference.choose(shot, clear, used, size, go_on)
-        if engine.hears_shapes:
-            references = response.measured(engine, references, own.seen, go_on)
+        if engine.moves and engine.hears_shapes:
+            references = response.measured(engine, references, go_on)
         references = sync_mode.of_each_shot(references, followed, track)
     folder = str(Path(job.debug) / speech.face.replace(":", "_")) if job.debug and job.others else job.debug
     moments = media.moments(shot.info)

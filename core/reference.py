@@ -23,6 +23,8 @@ lip_edges, lip_corners = (0, 17), (61, 291)
 """Points of the outer lips: upper and lower middle, corners."""
 usual_open = 0.75
 """Quantile of the shot's lip openings that the first reference of a pose should have."""
+inside = 0.75
+"""Part of the way from a lip's outer edge to its inner one where it is looked for: the edges of shut lips are one."""
 touching = 0.012
 """Crop units up to which lips are shut."""
 natural = 0.15
@@ -70,9 +72,11 @@ class References:
     shapes: np.ndarray
     """(k, 8) float32 of the lips (core.mouth), within [-4, 4]: openings against the shot's median, what depends on the
     pose too against that of frames of the same pose."""
+    lips: np.ndarray
+    """(k, 2, 2), see `lip_places`."""
     answers: np.ndarray | None = None
-    """(k, 2) float64: the first number of shapes, in steps, where 0 is asked, and its slope (core.response); None:
-    nobody has measured."""
+    """(k, len(core.response.asked)) steps by which lips open further than the reference's where so many are asked;
+    None: nobody has measured."""
 
 
 def pose(points: np.ndarray, to_crop: np.ndarray) -> np.ndarray:
@@ -94,6 +98,12 @@ def lip_gap(points: np.ndarray, to_crop: np.ndarray, upper: int = upper_lip, low
     """(n,) distance of two points of the lips in crop units, of faces as in `pose`; of the inner ones the opening."""
     across = points[:, upper] - points[:, lower]
     return np.linalg.norm(np.einsum("nij,nj->ni", to_crop[:, :, :2], across), axis=1)
+
+
+def lip_places(track: faces.Track) -> np.ndarray:
+    """(n, 2, 2) crop units: a place in the middle of the upper lip, near its inner edge, and one of the lower."""
+    outer, inner = np.split(track.in_crop((*lip_edges, upper_lip, lower_lip)), 2, axis=1)
+    return outer + inside * (inner - outer)
 
 
 def candidates(track: faces.Track, shot: int) -> list[list[list[int]]]:
@@ -217,7 +227,7 @@ def _references(track: faces.Track, chosen: dict[tuple[int, int], tuple[int, np.
     medians = np.stack([np.median(numbers[shot[away.argmin(1) == number]], axis=0) for number in range(len(poses))])
     medians[:, : mouth.openings] = np.median(numbers[shot], axis=0)[: mouth.openings]
     shapes = numbers[frames] - medians[pose_of]
-    return References(np.stack(crops), pose_of, poses, shapes.clip(-mouth.most, mouth.most))
+    return References(np.stack(crops), pose_of, poses, shapes.clip(-mouth.most, mouth.most), lip_places(track)[frames])
 
 
 def weights(

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """How far lips open that a net draws from a reference, and what it must be asked for so that they open as far as meant.
 
-Nets draw what they have seen often. Of a wide smile they shut the lips by half as much as they are asked to.
+Nets draw what they have seen often. Of a wide smile they shut the lips by half as much as they are asked to. A net that
+moves its reference tells itself how far it does: its flow is smooth, where a detector, asked what it sees in the drawn
+pictures, jumps, most of all on small faces and on those turned aside.
 """
 
 from __future__ import annotations
@@ -9,82 +11,61 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-import cv2
 import numpy as np
+from scipy.ndimage import map_coordinates
 
 from . import mouth
 from .engine import Engine
-from .faces.detect import Detector
-from .faces.detectors import open_detector
-from .faces.mesh import lower_lip, upper_lip
 from .reference import References
 
-asked = np.array([-0.05, -0.02, 0.01, 0.04, 0.07, 0.1, 0.14])
-"""Openings that are tried, crop units."""
-offsets, slopes = np.linspace(-0.04, 0.06, 51), np.linspace(0.4, 1.6, 25)
-"""Crop units, and openings for one asked, that a reference's answer may have."""
-unsure = 0.009
-"""Crop units: root mean square of what is left, from which on the measure says nothing, as of small faces."""
+asked = np.array([-5.0, -3.5, -2.0, -1.0, 0.0, 1.0, 2.0, 3.5, 5.0, 7.0])
+"""Steps by which lips are tried to open further than the reference's."""
 furthest = 2.5
 """Steps by which more, or less, is asked than is meant, at most."""
-around = 0.3
-"""Of a crop's side: what the detector sees around it. Without it faces fill the picture, and are found a bit off."""
+rounds = 20
+"""Steps of the search for where a place of the reference is shown: each halves what is left at least."""
 
 
-def measured(
-    engine: Engine, references: Mapping[int, References], medians: Mapping[int, float], go_on: Callable[[], None]
-) -> dict[int, References]:
-    """The references with their `answers`.
+def measured(engine: Engine, references: Mapping[int, References], go_on: Callable[[], None]) -> dict[int, References]:
+    """The references, one for each number of a shot, with their `answers`, from an engine that `moves`.
 
     Args:
-        references: for each number of a shot.
-        medians: for each of these the median opening that shapes count from, crop units.
         go_on: called after every reference; may raise to end the work.
     """
     result = {}
-    with open_detector("mediapipe") as detector:
-        for number, known in references.items():
-            answers = []
-            for crop, shape in zip(known.crops, known.shapes, strict=True):
-                answers.append(_answer(engine, detector, crop, shape, medians[number]))
-                go_on()
-            result[number] = replace(known, answers=np.array(answers))
+    for number, known in references.items():
+        answers = []
+        for crop, shape, lips in zip(known.crops, known.shapes, known.lips, strict=True):
+            answers.append(_answer(engine, crop, shape, lips))
+            go_on()
+        result[number] = replace(known, answers=np.array(answers))
     return result
 
 
-def _answer(
-    engine: Engine, detector: Detector, crop: np.ndarray, shape: np.ndarray, median: float
-) -> tuple[float, float]:
+def _answer(engine: Engine, crop: np.ndarray, shape: np.ndarray, lips: np.ndarray) -> np.ndarray:
     """Of one reference, as References.answers has them."""
-    steps = (asked - median) / mouth.opening_step
-    shapes = shape + (steps - shape[0])[:, None] * mouth.along
-    drawn = engine.generate(crop[None].repeat(len(asked), 0), crop[None], shapes, shape[None].repeat(len(asked), 0))
-    own, *openings = (_opening(detector, picture) for picture in (crop, *drawn))
-    if own is None or None in openings:
-        return 0.0, 1.0
-    known = float(shape[0]) * mouth.opening_step + median
-    offset, slope = fitted(np.array(openings, float) + known - own)
-    return (offset + (slope - 1) * median) / mouth.opening_step, slope
+    shapes = shape + asked[:, None] * mouth.along
+    flows = engine.flows(crop, shapes, shape)
+    upper, lower = (np.array([shown_at(flow, place)[1] for flow in flows]) for place in lips)
+    return (lower - upper - (lips[1] - lips[0])[1]) / mouth.opening_step
 
 
-def fitted(openings: np.ndarray) -> tuple[float, float]:
-    """Offset and slope of what opens, crop units, of lips that are `asked` to; shut lips answer no further."""
-    lines = np.maximum(offsets[:, None, None] + slopes[:, None] * asked, 0)
-    left = np.sqrt(np.square(lines - np.maximum(openings, 0)).mean(axis=2))
-    offset, slope = np.unravel_index(left.argmin(), left.shape)
-    return (float(offsets[offset]), float(slopes[slope])) if left.min() < unsure else (0.0, 1.0)
+def shown_at(flow: np.ndarray, place: np.ndarray) -> np.ndarray:
+    """Where, (2,) in crop units, a picture shows what lies at `place` (2,) in the reference that a flow (2, h, w) in
+    crop units moves (core.nets.warp.flow)."""
+    at = place.astype(np.float64)
+    for _ in range(rounds):
+        column, row = at * flow.shape[:0:-1] - 0.5
+        away = [map_coordinates(along, [[row], [column]], order=1, mode="nearest")[0] for along in flow]
+        at = at + 0.5 * (place - at - away)
+    return at
 
 
-def _opening(detector: Detector, picture: np.ndarray) -> float | None:
-    """Of the lips in a crop, crop units; None: no face is found there."""
-    border = round(around * len(picture))
-    whole = cv2.copyMakeBorder(picture, border, border, border, border, cv2.BORDER_REPLICATE)
-    points = detector.points(whole, (0, 0, len(whole)), 0, True)
-    return None if points is None else float(np.linalg.norm(points[upper_lip] - points[lower_lip])) / len(picture)
-
-
-def to_ask(shapes: np.ndarray, answers: np.ndarray) -> np.ndarray:
-    """Shapes (n, 8) that draw the mouths meant by `shapes`, from references of such `answers` (n, 2)."""
-    meant = shapes[:, 0]
-    more = np.clip((meant - answers[:, 0]) / answers[:, 1] - meant, -furthest, furthest)
+def to_ask(shapes: np.ndarray, shown: np.ndarray, answers: np.ndarray) -> np.ndarray:
+    """Shapes (n, 8) that draw the mouths meant by `shapes`, from references of shapes `shown` (n, 8) and such `answers`
+    (n, len(asked))."""
+    meant = shapes[:, 0] - shown[:, 0]
+    rising = np.maximum.accumulate(answers, axis=1)  # a net that opens less where more is asked is not followed there
+    told = np.array([np.interp(opening, answer, asked) for opening, answer in zip(meant, rising, strict=True)])
+    more = np.clip(told - meant, -furthest, furthest)
     return (shapes + more[:, None] * mouth.along).astype(np.float32)

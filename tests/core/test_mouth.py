@@ -10,7 +10,7 @@ from portrait_clips import picture
 from core import faces, mouth, response
 from core.engine import Engine
 from core.faces import Track, Tracker
-from core.reference import References, lip_gap
+from core.reference import References, lip_gap, lip_places
 
 frame = picture(0, 640, 480)
 size = 192
@@ -59,13 +59,14 @@ def test_lips_open_as_far_as_told_from_whatever_reference(face: Track) -> None:
 
     wide = drawn(steps(0.11), crop, steps(smile))
     shown = np.stack([steps(smile), steps(seen(wide))])
-    known = References(np.stack([crop, wide]), np.zeros(2, int), np.zeros((1, 3)), shown)
-    answers = response.measured(engine, {0: known}, {0: smile}, lambda: None)[0].answers
+    lips = np.concatenate([lip_places(track) for track in (face, followed(pasted(wide, face.to_crop[0])))])
+    known = References(np.stack([crop, wide]), np.zeros(2, int), np.zeros((1, 3)), shown, lips)
+    answers = response.measured(engine, {0: known}, lambda: None)[0].answers
     assert answers is not None
     for reference, shape, answer in zip(known.crops, shown, answers, strict=True):
         found = []
         for wanted in (0.0, 0.03, 0.06, 0.09):
-            [asked] = response.to_ask(steps(wanted)[None], answer[None])
+            [asked] = response.to_ask(steps(wanted)[None], shape[None], answer[None])
             found.append(seen(drawn(asked, reference, shape)))
         assert found[0] < 0.03 and found[0] < seen(drawn(steps(0.0), reference, shape))
         assert found[1:3] == pytest.approx([0.03, 0.06], abs=0.015)

@@ -54,7 +54,8 @@ def talking(n: int, seed: int = 0) -> np.ndarray:
 
 def known(*yaws: float) -> dict[int, References]:
     poses, k = np.array([made_pose(yaw) for yaw in yaws]), len(yaws)
-    return {0: References(np.zeros((k, 8, 8, 3), np.uint8), np.arange(k), poses, np.zeros((k, shape_size), np.float32))}
+    shapes = np.zeros((k, shape_size), np.float32)
+    return {0: References(np.zeros((k, 8, 8, 3), np.uint8), np.arange(k), poses, shapes, np.zeros((k, 2, 2)))}
 
 
 def made_pose(yaw: float) -> np.ndarray:
@@ -179,7 +180,7 @@ def two_openings() -> dict[int, References]:
     """Of one pose, as the pipeline has them: the usual opening first."""
     crops, shapes = np.zeros((2, 8, 8, 3), np.uint8), np.zeros((2, shape_size), np.float32)
     shapes[:, 0] = np.array([0.01, -0.04]) / opening_step
-    return {0: References(crops, np.zeros(2, int), made_pose(0)[None], shapes)}
+    return {0: References(crops, np.zeros(2, int), made_pose(0)[None], shapes, np.zeros((2, 2, 2)))}
 
 
 def test_each_opening_is_drawn_from_the_reference_that_suits_it() -> None:

@@ -231,7 +231,8 @@ def lpips() -> Lpips:
 
 
 def only(crop: np.ndarray) -> dict[int, reference.References]:
-    return {0: reference.References(crop[None], np.zeros(1, int), np.zeros((1, 3)), np.zeros((1, 8), np.float32))}
+    shapes, lips = np.zeros((1, 8), np.float32), np.zeros((1, 2, 2))
+    return {0: reference.References(crop[None], np.zeros(1, int), np.zeros((1, 3)), shapes, lips)}
 
 
 def test_the_footage_itself_scores_as_well_as_can_be_and_a_copied_reference_shows(make_clip, lpips, tmp_path):
