@@ -27,12 +27,14 @@ hop_length = 200
 mel_bands = 80
 lowest_frequency, highest_frequency = 55.0, 7600.0
 preemphasis = 0.97
+most_gap = 600
+"""Seconds: a file that says of itself that nothing sounds for longer has a wrong time stamp."""
 mel_floor = -4.0
 """The mel of silence: every value lies in [-4, 4]."""
 
 
 def load(path: str, zero: Fraction | None = None, rate: int = sample_rate) -> np.ndarray:
-    """The first sound stream of a file as mono float32 in [-1, 1].
+    """The first sound stream of a file as mono float32 in [-1, 1]; silence where its time stamps leave a gap.
 
     Args:
         path: sound or movie file.
@@ -45,11 +47,11 @@ def load(path: str, zero: Fraction | None = None, rate: int = sample_rate) -> np
     late, held = 0, bytearray()  # grows in place: an hour in parts and then joined would be in memory twice
     for position, samples in stream(path, zero, rate):
         if not held:
-            late = position
-            held.extend(bytes(4 * max(0, late)))
-        held.extend(samples[0].data)
+            late = min(0, position)
+        held.extend(bytes(4 * (position - late) - len(held)))
+        held.extend(np.ascontiguousarray(samples[0]).data)
     wave = np.frombuffer(held, np.float32)
-    return wave[max(0, -late) :]
+    return wave[-late:]
 
 
 def stream(
@@ -63,30 +65,40 @@ def stream(
 
     Returns:
         The position of a block's first sample, and its samples (channels, n) float32. The first position says when the
-        sound begins: above 0 it begins after `zero`, below 0 before it.
+        sound begins: above 0 it begins after `zero`, below 0 before it. Between two blocks there can be a gap.
 
     Raises:
         SpeechError: as `load`, once the first block is asked for.
     """
     first: Fraction | None = None
-    begin = heard = 0
+    begin = origin = heard = 0
     try:
         with open_movie(path) as container:
             if not container.streams.audio:
                 raise SpeechError(f"There is no sound in {path}.")
-            resampler = av.AudioResampler(format="fltp", layout=layout, rate=rate)
+            resampler = av.AudioResampler(format="flt", layout=layout, rate=rate)  # PyAV miscounts eight planes
             try:
                 for frame in container.decode(container.streams.audio[0]):
                     if first is None and frame.pts is not None and frame.time_base is not None:
                         first = frame.pts * frame.time_base
                         begin = 0 if zero is None or heard else round((first - zero) * rate)
+                        origin = begin
+                    elif first is not None and frame.pts is not None and frame.time_base is not None:
+                        told = origin + round((frame.pts * frame.time_base - first) * rate)
+                        # time stamps in milliseconds jitter by a few samples; only a real gap moves the sound
+                        if rate // 50 < told - (begin + heard) < most_gap * rate:
+                            for part in resampler.resample(None):
+                                yield begin + heard, _planes(part)
+                                heard += part.samples
+                            begin = told - heard
+                            resampler = av.AudioResampler(format="flt", layout=layout, rate=rate)
                     for part in resampler.resample(frame):
-                        yield begin + heard, audible(part.to_ndarray())
+                        yield begin + heard, _planes(part)
                         heard += part.samples
             except FFmpegError:
                 pass  # a damaged tail: what was decoded before it is still speech
             for part in resampler.resample(None) if heard else ():
-                yield begin + heard, audible(part.to_ndarray())
+                yield begin + heard, _planes(part)
                 heard += part.samples
     except MediaError as e:
         raise SpeechError(str(e), e.hint) from None
@@ -94,6 +106,11 @@ def stream(
         raise SpeechError(f"The sound of {path} cannot be read: {getattr(e, 'strerror', None) or e}.") from None
     if not heard:
         raise SpeechError(f"The sound stream of {path} holds no sound that can be decoded.")
+
+
+def _planes(part: av.AudioFrame) -> np.ndarray:
+    """(channels, n) float32 of interleaved samples."""
+    return audible(part.to_ndarray().reshape(part.samples, -1).T)
 
 
 def log_mel(wave: np.ndarray) -> np.ndarray:

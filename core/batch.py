@@ -45,6 +45,8 @@ class Batch:
         """Jobs in the list."""
         self._answers: queue.SimpleQueue[tuple[int, Result | Failure]] = queue.SimpleQueue()
         self._stop = threading.Event()
+        self._turns: dict[str, threading.Lock] = {}
+        """By output: who makes it."""
         self._environment = divided(os.environ, min(workers, self.count))
         self._threads = [threading.Thread(target=self._work, daemon=True) for _ in range(min(workers, self.count))]
 
@@ -86,12 +88,14 @@ class Batch:
             job = from_json(line)
             if not isinstance(job, RedubJob):
                 raise JobError(f"A {job.type} message is no job.", 'A job has "type": "redub".')
-            if os.path.lexists(job.output):
-                from .provenance import made_before  # late: torch takes seconds
+            turn = self._turns.setdefault(os.path.normcase(os.path.abspath(job.output)), threading.Lock())
+            with turn:
+                if os.path.lexists(job.output):
+                    from .provenance import made_before  # late: torch takes seconds
 
-                if made := made_before(job):
-                    return made
-            return hand.do(job, partial(self.running.__setitem__, number))
+                    if made := made_before(job):
+                        return made
+                return hand.do(job, partial(self.running.__setitem__, number))
         except LipSyncError as e:
             return Failure(type(e).__name__, str(e), e.hint)
         except Exception as e:  # of this process, such as too few file descriptors: the other jobs go on
@@ -121,15 +125,18 @@ class _Hand:
             elif isinstance(message, Result) or (isinstance(message, Failure) and message.kind != "Crash"):
                 return message
             elif isinstance(message, Failure):
-                self.close(keep_log=True)
-                remove_leftovers(Path(job.output))
+                self._clear_away(job, keep_log=True)
                 return message
             if self._stop.is_set() and not give_up:
                 self._worker.send(Cancel())
                 give_up = time.monotonic() + patience
-        self.close()
-        remove_leftovers(Path(job.output))
+        self._clear_away(job)
         return Failure("Cancelled", "The job was cancelled; nothing was changed.")
+
+    def _clear_away(self, job: RedubJob, keep_log: bool = False) -> None:
+        pid = self._worker.pid if self._worker else 0
+        self.close(keep_log)
+        remove_leftovers(Path(job.output), pid)
 
     def close(self, keep_log: bool = False) -> None:
         if self._worker:

@@ -19,6 +19,7 @@ import tempfile
 import threading
 import time
 import traceback
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from fractions import Fraction
@@ -65,6 +66,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     _interrupted.clear()
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _interrupt)  # a cluster's stop cleans up as Ctrl-C does
+        # so does a closed terminal, but not under nohup; Windows has none
+        if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
+            signal.signal(signal.SIGHUP, _interrupt)
         if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
             signal.signal(signal.SIGINT, _interrupt)
     try:
@@ -110,7 +114,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     redub.add_argument("speech", metavar="SPEECH", help="any file with sound")
     redub.add_argument("-o", "--output", metavar="OUT", required=True, help="new movie; for images also a new folder")
-    redub.add_argument("--rate", type=_fraction, help="frames a second, such as 25 or 30000/1001; images need it")
+    redub.add_argument("--rate", type=_rate, help="frames a second, such as 25 or 30000/1001; images need it")
     redub.add_argument("--start", type=int, default=0, metavar="FRAME", help="first frame, counted from 0")
     redub.add_argument("--count", type=int, metavar="FRAMES", help="number of frames; default: to the end")
     redub.add_argument(
@@ -261,6 +265,13 @@ def _fraction(text: str) -> Fraction:
         raise argparse.ArgumentTypeError(f"{text!r} is no number such as 25, 23.976 or 30000/1001") from None
 
 
+def _rate(text: str) -> Fraction:
+    """Frames a second; 23.976, 29.97 and the like are the broadcasters' rates, which are such parts of 1001."""
+    told = _fraction(text)
+    broadcast = Fraction(round(told * 1001 / 1000) * 1000, 1001)
+    return broadcast if told.denominator > 1 and abs(told - broadcast) < Fraction(1, 200) else told
+
+
 def _redub(arguments: argparse.Namespace) -> int:
     try:
         result = _run(_job(arguments))
@@ -407,8 +418,13 @@ def image_files(video: str) -> tuple[str, ...]:
                 f"The folder {video} holds {' and '.join(kinds)} files.", f"Name one kind: NAME_####{kinds[0]}."
             )
         parts = [_by_numbers(p) for p in files]
-        if len({(*one[:-2], one[-1]) for one in parts}) == 1 and len(parts[0]) > 1:
+        names = Counter((*one[:-2], one[-1]) for one in parts)
+        if len(names) == 1 and len(parts[0]) > 1:
             _refuse_gap(video, [int(one[-2]) for one in parts])
+        elif len(names) < len(files):
+            usual, _ = names.most_common(1)[0]
+            pattern = f"{''.join(map(str, usual[:-1]))}####{usual[-1]}{kinds[0]}"
+            raise MediaError(f"The folder {video} holds images of several sequences.", f"Name one: {pattern}.")
         return tuple(str(p) for p in files)
     if path.is_file() and path.suffix.lower() in image_suffixes:
         return (video,)

@@ -34,9 +34,13 @@ def divided(environment: Mapping[str, str], workers: int) -> dict[str, str]:
     return {**environment, **{name: str(max(1, ours // workers)) for name in thread_variables}}
 
 
-def remove_leftovers(output: Path) -> None:
-    """Removes what an ended worker could not: `.NAME.TOKEN.part` beside its output, as core.media.write names it."""
-    for path in output.parent.glob(f".{glob.escape(output.name)}.*.part*"):
+def remove_leftovers(output: Path, pid: int | None = None) -> None:
+    """Removes what an ended worker could not: `.NAME.TOKEN.part` beside its output, as core.media.write names it.
+
+    Args:
+        pid: the worker's process; None: anybody's, beside an output whose name nobody else has.
+    """
+    for path in output.parent.glob(f".{glob.escape(output.name)}.{'' if pid is None else f'{pid}-'}*.part*"):
         remove(path)
 
 
@@ -63,6 +67,8 @@ class Worker:
 
     def __init__(self, command: list[str], log: Path, environment: Mapping[str, str] | None = None) -> None:
         self.log = log
+        self.pid = 0
+        """Of the process that does the work, once it has said hello: on Windows another than the one started here."""
         self._patience_ends = 0.0
         self._messages: queue.SimpleQueue[job.Message | None] = queue.SimpleQueue()
         try:
@@ -91,7 +97,10 @@ class Worker:
         assert self._process.stdout
         for line in self._process.stdout:
             try:
-                self._messages.put(job.from_json(line.decode("utf-8", "replace")))
+                message = job.from_json(line.decode("utf-8", "replace"))
+                if isinstance(message, job.Hello):
+                    self.pid = message.pid
+                self._messages.put(message)
             except errors.JobError as e:
                 self._messages.put(job.Failure("Crash", f"The lip-sync process gave an answer of the wrong kind. {e}"))
         self._messages.put(None)

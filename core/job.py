@@ -192,6 +192,8 @@ class Hello:
     version: str
     """core.__version__ of the worker."""
     python: str
+    pid: int = 0
+    """Of its process; 0: not told."""
 
 
 @dataclass(frozen=True)

@@ -53,10 +53,14 @@ def open_footage(
     name = video or (images[0] if len(images) == 1 else str(Path(images[0]).parent))
     info = media.probe(video) if video else media.probe_images(images, rate or Fraction(25))
     count = info.frames - start if count is None else count
-    if start < 0 or count < 1 or start + count > info.frames:
-        last = start + max(count, 1) - 1
+    if start < 0 or count < 1:
         raise JobError(
-            f"The range {start} to {last} runs past the end of {name}, which has {info.frames} frames.",
+            f"There are no {count} frames from frame {start} on in {name}.",
+            "Frames are counted from 0; ask for at least one.",
+        )
+    if start + count > info.frames:
+        raise JobError(
+            f"The range {start} to {start + count - 1} runs past the end of {name}, which has {info.frames} frames.",
             "Frames are counted from 0; give a smaller start or count.",
         )
     return Footage(name, info, start, count)
@@ -135,7 +139,8 @@ def pick(footage: Footage, people: People, face: str) -> dict[int, FaceTrack]:
     """Whom a job's `face` means: numbers of tracks, from 1, and the part of each that is meant.
 
     `largest` and `speaking` choose in every shot anew; `track:N,M` and `at:FRAME,X,Y` take tracks as they are. FRAME
-    counts in the source, X and Y are pixels of its upright picture.
+    counts in the source, X and Y are pixels of its upright picture; of an image's file, because Blender, where people
+    click, does not turn images as Exif says.
 
     Raises:
         NoFaceError: nobody is there.
@@ -164,6 +169,9 @@ def pick(footage: Footage, people: People, face: str) -> dict[int, FaceTrack]:
 
 
 def _number_at(footage: Footage, people: People, frame: int, x: float, y: float) -> int:
+    across, down = x, y
+    if footage.info.kind == "images":
+        across, down = media.turned_point(x, y, footage.info.coded_size, footage.info.rotation)
     index, last = frame - footage.start, footage.start + footage.count - 1
     if not 0 <= index < footage.count:
         raise NoFaceError(
@@ -175,9 +183,9 @@ def _number_at(footage: Footage, people: People, frame: int, x: float, y: float)
         nearest = int(np.abs(track.frames - index).argmin())
         left, top, right, bottom = track.boxes[nearest]
         room = 0.15 * (right - left)
-        inside = left - room <= x <= right + room and top - room <= y <= bottom + room
+        inside = left - room <= across <= right + room and top - room <= down <= bottom + room
         if abs(int(track.frames[nearest]) - index) <= longest_gap and inside:
-            hits.append((np.hypot(x - (left + right) / 2, y - (top + bottom) / 2), number))
+            hits.append((np.hypot(across - (left + right) / 2, down - (top + bottom) / 2), number))
     if not hits:
         raise NoFaceError(f"There is no face at {x:g}, {y:g} in frame {frame} of {footage.name}.", see_tracks)
     return min(hits)[1]
@@ -263,6 +271,9 @@ def _mouth_at(footage: Footage, track: FaceTrack) -> str:
     """A click that means this track: its mouth in the middle of its time."""
     i = len(track.frames) // 2
     x, y = track.points[i][list(lips_inner + lips_outer)].mean(0)
+    info = footage.info
+    if info.kind == "images":
+        x, y = media.turned_point(x, y, (info.width, info.height), -info.rotation)
     return f"at:{footage.start + int(track.frames[i])},{x:.0f},{y:.0f}"
 
 

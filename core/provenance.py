@@ -69,7 +69,7 @@ def label(
     sentence = f"The lips were synthesised by {tool} {__version__} with the model {name} ({weights['sha256'][:16]})."
     ranges = [list(one) for one in changed]
     record = {
-        "tool": tool,
+        "tool": tool,  # first: see media.is_record
         "version": __version__,
         "statement": sentence if ranges else "No frame was changed.",
         "digital_source_type": source_type if ranges else "",
@@ -88,13 +88,13 @@ def label(
         comment=sentence if ranges else "",
         source_type=source_type if ranges else "",
         xmp=xmp.encode() if ranges else b"",
-        record=(json.dumps(record, indent=1, ensure_ascii=False) + "\n").encode(errors="replace"),  # odd file names
+        record=record,
         sign=sign,
     )
 
 
 def made_before(job: RedubJob) -> Result | None:
-    """What an earlier run answered, if the job's output is there, made of the same files with the same settings.
+    """What an earlier run answered, if the job's output is there, whole, made of the same files with the same settings.
 
     The tool's version may have been another. None too where the record beside the output cannot be read, and for a job
     that wants debug pictures, which only a new run can make.
@@ -107,7 +107,7 @@ def made_before(job: RedubJob) -> Result | None:
         record = json.loads(Path(media.record_path(job.output)).read_text(encoding="utf-8"))
         made = record["result"]
         said = {"inputs": record["inputs"], "settings": record["settings"], "weights": record["model"]["file"]}
-        if said != _origin(job, pictures):
+        if said != _origin(job, pictures) or not _whole(job.output, record.get("bytes")):
             return None
         return Result(
             output=job.output,
@@ -118,6 +118,13 @@ def made_before(job: RedubJob) -> Result | None:
         )
     except (OSError, ValueError, LookupError, TypeError):
         return None
+
+
+def _whole(output: str, told: int | dict[str, int] | None) -> bool:
+    """Whether a movie, or each image in a folder, has the bytes that its record tells; old records do not."""
+    if isinstance(told, dict):
+        return all(os.path.getsize(os.path.join(output, name)) == size for name, size in told.items())
+    return os.path.exists(output) and told in (None, os.path.getsize(output))
 
 
 def signer(job: RedubJob, endings: set[str]) -> credentials.Sign | None:

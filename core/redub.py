@@ -50,6 +50,8 @@ from .shot import Shot
 
 movie_suffixes = (".mp4", ".mov", ".mkv")
 """Endings of an output that make a movie of images too."""
+no_folder = (".avi", ".webm", ".mxf", ".m4v", ".mpg", ".ts", ".wmv", ".flv", ".gif", ".png", ".jpg", ".tif", ".exr")
+"""Endings of names that nobody gives to a folder."""
 batch_bytes = 128 << 20
 """Pictures that go through the net together take no more memory than this, but one is always taken. While they are
 pasted the next ones are drawn."""
@@ -206,7 +208,12 @@ def _check_output(job: RedubJob, shot: Shot) -> None:
 
 def _output_info(job: RedubJob, shot: Shot) -> media.SourceInfo:
     """What the output is like: as the footage, but images can also become a movie."""
-    movie = Path(job.output).suffix.lower() in movie_suffixes
+    suffix = Path(job.output).suffix.lower()
+    movie = suffix in movie_suffixes
+    if not movie and shot.info.kind == "images" and suffix in no_folder:
+        raise OutputError(
+            f"Images are written into a folder, and movies not as {suffix}.", "Name a folder, or an .mp4, .mov or .mkv."
+        )
     return media.movie_info(shot.info, job.quality) if movie and shot.info.kind == "images" else shot.info
 
 

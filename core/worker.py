@@ -50,7 +50,7 @@ class Worker:
 
     def serve(self) -> None:
         """Never returns: the end of the source ends the process."""
-        self._say(Hello(__version__, platform.python_version()))
+        self._say(Hello(__version__, platform.python_version(), os.getpid()))
         threading.Thread(target=self._listen, daemon=True).start()
         while True:
             self._idle.set()

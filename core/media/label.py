@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import struct
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 xmp_box = bytes.fromhex("BE7ACFCB97A942E89C71999491E3AFAC")
 """The UUID of a box of XMP in MP4 and QuickTime files [XMP specification part 3]."""
@@ -31,11 +33,21 @@ class Label:
     """IPTC's address of how the pictures came to be, for containers with free tags; empty likewise."""
     xmp: bytes
     """An XMP packet; empty likewise."""
-    record: bytes
-    """The JSON file's contents."""
+    record: dict[str, Any]
+    """The JSON file's contents, but for the new media's sizes."""
     sign: Callable[[str, str, str], None] | None = None
     """Copies a file (first) to another (second) with Content Credentials; the third is the original, or empty.
     None: none are wanted."""
+
+
+def record_of(label: Label, size: int | dict[str, int]) -> bytes:
+    """The JSON file's contents.
+
+    Args:
+        size: of the movie in bytes, or of the images by name: what is cut short is known by it.
+    """
+    whole = {**label.record, "bytes": size}
+    return (json.dumps(whole, indent=1, ensure_ascii=False) + "\n").encode(errors="replace")  # odd file names
 
 
 def record_path(output: str, kind: str = "") -> str:

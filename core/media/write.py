@@ -23,7 +23,7 @@ from .along import tracks_along
 from .encodings import Encoding, choose
 from .fields import interlaced, setter
 from .images import encode_image
-from .label import Label, add_xmp, dressed_image, is_record, record_path
+from .label import Label, add_xmp, dressed_image, is_record, record_of, record_path
 from .picture import Picture, bt601, luma_weights
 from .planes import carry_alpha, repacked, requantised, smooth_flags
 from .probe import SourceInfo
@@ -118,7 +118,8 @@ def write(
     check_output(info, output, quality)
     folder, name = os.path.split(os.path.abspath(output))
     suffix = "" if info.kind == "images" else os.path.splitext(name)[1].lower()
-    temporary = os.path.join(folder, _temporary_name(name, secrets.token_hex(4), suffix))
+    # the process is named, so that whoever clears away after it takes nobody else's
+    temporary = os.path.join(folder, _temporary_name(name, f"{os.getpid()}-{secrets.token_hex(4)}", suffix))
     record = record_path(os.path.abspath(output), info.kind)
     temporary_record = f"{temporary}.json"
     opened: AbstractContextManager[Writer]
@@ -134,10 +135,12 @@ def write(
                 raise OutputError(f"{output} would have {writer.written} frames, not {count}.", "Report this as a bug.")
         with _output_errors(output):
             if label and info.kind == "images":
-                _write_new(os.path.join(temporary, os.path.basename(record)), label.record)
+                with os.scandir(temporary) as images:
+                    sizes = {one.name: one.stat().st_size for one in sorted(images, key=lambda one: one.name)}
+                _write_new(os.path.join(temporary, os.path.basename(record)), record_of(label, sizes))
             elif label:
                 _label_movie(temporary, info.path, label)
-                _write_new(temporary_record, label.record)
+                _write_new(temporary_record, record_of(label, os.path.getsize(temporary)))
             _refuse_existing(output)
             if label and info.kind == "movie":
                 _refuse_record(record)
@@ -203,6 +206,9 @@ class _MovieWriter:
         if info.container and self._in_order:  # images have none
             along, left_out = tracks_along(info, self._container, begin, length)
             self._tracks += along
+        reel = dict(info.tags.video).get("reel_name")
+        if reel and self._container.format.name == "mp4":  # whose muxer knows no such box
+            left_out.append(f"the reel name {reel}")
         self.warnings = _warnings(info, self._encoding, os.path.splitext(self._output)[1].lower(), left_out)
         self._waiting = [next(track, None) for track in self._tracks]
 
@@ -386,7 +392,7 @@ def _temporary_name(name: str, token: str, suffix: str) -> str:
 def _refuse_long(folder: str, name: str) -> None:
     """The names of what is written on the way to the output are longer than its own."""
     try:
-        os.lstat(os.path.join(folder, _temporary_name(name, 8 * "0", f".signed{os.path.splitext(name)[1]}")))
+        os.lstat(os.path.join(folder, _temporary_name(name, 19 * "0", f".signed{os.path.splitext(name)[1]}")))
     except FileNotFoundError:
         return
     except OSError as e:

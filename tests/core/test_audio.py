@@ -8,6 +8,7 @@ import struct
 from fractions import Fraction
 from pathlib import Path
 
+import av
 import librosa
 import numpy as np
 import pytest
@@ -46,7 +47,7 @@ def test_windows_beyond_the_speech_are_silent_not_wrapped_around():
     assert (windows[2, :, :8] == mel[:, 12:]).all() and (windows[2, :, 8:] == audio.mel_floor).all()
 
 
-@pytest.mark.parametrize("rate, channels", [(16000, 1), (44100, 2), (48000, 6)])
+@pytest.mark.parametrize("rate, channels", [(16000, 1), (44100, 2), (48000, 6), (48000, 8)])
 def test_any_rate_and_channels_become_16_khz_mono_of_the_same_length(tmp_path, rate, channels):
     path = tmp_path / "speech.wav"
     soundfile.write(path, np.repeat(tone(1.5, rate)[:, None], channels, 1), rate)
@@ -61,6 +62,25 @@ def test_sound_is_placed_on_the_pictures_clock(tmp_path):
     late, early = audio.load(str(path), Fraction(-1, 10)), audio.load(str(path), Fraction(1, 10))
     assert (late[:1600] == 0).all() and np.allclose(late[1600:], tone(1), atol=1e-4)
     assert np.allclose(early, tone(1)[1600:], atol=1e-4)
+
+
+def test_silence_where_a_recording_has_a_gap(tmp_path: Path) -> None:
+    """Telephony leaves out what is silent and says so in its time stamps: all that follows would come too early."""
+    path = tmp_path / "call.mkv"
+    words = (32767 * tone(1.5, 48000)).astype(np.int16)
+    with av.open(str(path), "w") as file:
+        stream = file.add_stream("pcm_s16le", rate=48000, layout="mono")
+        for first, begin in ((0, 0), (24000, 24000), (48000, 144000)):
+            frame = av.AudioFrame.from_ndarray(words[None, first : first + 24000], format="s16", layout="mono")
+            frame.rate, frame.pts, frame.time_base = 48000, begin, Fraction(1, 48000)
+            file.mux(stream.encode(frame))
+        file.mux(stream.encode(None))
+    wave = audio.load(str(path))
+    assert len(wave) == pytest.approx(56000, abs=200)
+    assert np.abs(wave[16500:47500]).max() == 0
+    assert np.corrcoef(wave[48400:55600], tone(1.5)[16400:23600])[0, 1] > 0.98
+    blocks = list(audio.stream(str(path), None, 48000))
+    assert sum(samples.shape[1] for _, samples in blocks) == 72000 and blocks[-1][0] >= 140000
 
 
 def test_a_tag_that_is_not_utf_8_does_not_make_the_speech_unusable(tmp_path: Path) -> None:

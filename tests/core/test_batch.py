@@ -124,6 +124,15 @@ def test_what_another_job_has_made_is_not_taken_for_this_ones(job: RedubJob, tmp
         assert made_before(job) is None, path
         path.write_bytes(whole)
     assert made_before(job)
+    whole = Path(job.output).read_bytes()
+    for spoilt in (b"", whole[:-1]):  # a full disk, a copy that was cut short
+        Path(job.output).write_bytes(spoilt)
+        assert made_before(job) is None
+    Path(job.output).unlink()
+    Path(job.output).symlink_to(tmp_path / "moved.mkv")
+    assert made_before(job) is None
+    Path(job.output).unlink()
+    Path(job.output).write_bytes(whole)
     record = Path(job.output + ".lipsync.json")
     good = json.loads(record.read_text())
     for broken in (
@@ -146,6 +155,11 @@ def test_a_folder_of_images_is_known_again(job: RedubJob, tmp_path: Path) -> Non
     made = redub.run(job)
     known = made_before(job)
     assert known and (known.frames, known.changed) == (made.frames, made.changed)
+    lost = tmp_path / "new" / Path(paths[3]).name
+    lost.rename(tmp_path / "away.png")
+    assert made_before(job) is None
+    (tmp_path / "away.png").rename(lost)
+    assert made_before(job)
     Path(paths[2]).write_bytes(Path(paths[3]).read_bytes())
     assert made_before(job) is None
 
@@ -162,12 +176,21 @@ def test_a_shot_that_kills_its_worker_costs_no_other(
             if answered:
                 answers[answered[0]] = answered[1]
             elif 1 in work.running and list(tmp_path.glob(".a.mkv.*.part*")):
+                (tmp_path / ".a.mkv.1-0000.part.mkv").write_bytes(b"of somebody else who makes a.mkv")
                 started[0]._process.kill()
     assert isinstance(answers[1], Failure) and answers[1].kind == "Crash"
     assert str(started[0].log) in answers[1].hint and started[0].log.exists()
     started[0].log.unlink()
     assert isinstance(answers[2], Result) and len(started) == 2 and not started[1].log.exists()
-    assert sorted(os.listdir(tmp_path)) == ["b.mkv", "b.mkv.lipsync.json"]
+    assert sorted(os.listdir(tmp_path)) == [".a.mkv.1-0000.part.mkv", "b.mkv", "b.mkv.lipsync.json"]
+
+
+def test_a_job_given_twice_is_done_once(job: RedubJob, started: list[Worker]) -> None:
+    """Two workers would each make all of it, and the slower one's line would be called a failure."""
+    with batch.Batch([to_json(job), to_json(job)], workers=2) as work:
+        answers = [answered[1] for answered in work.answers() if answered]
+    assert [isinstance(answer, Result) for answer in answers] == [True, True]
+    assert sorted(answer.made_before for answer in answers if isinstance(answer, Result)) == [False, True]
 
 
 def test_several_workers_do_several_jobs_at_a_time(

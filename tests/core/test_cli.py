@@ -9,11 +9,13 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from portrait_clips import write_images
 
 from core import cli, media
 from core.errors import MediaError
@@ -93,6 +95,7 @@ def test_images_without_a_rate_are_refused(
         (["b_01.png"], "a_##.png", "matches"),
         (["a.png", "a.jpg"], "", ".jpg and .png"),
         (["a.txt"], "", "no images"),
+        (["a_1.png", "a_2.png", "b_1.png", "b_2.png"], "", "several sequences"),
     ],
 )
 def test_a_broken_image_sequence_is_named(tmp_path: Path, names: list[str], pattern: str, word: str) -> None:
@@ -101,6 +104,32 @@ def test_a_broken_image_sequence_is_named(tmp_path: Path, names: list[str], patt
         (tmp_path / name).touch()
     with pytest.raises(MediaError, match=word):
         cli.image_files(str(tmp_path / pattern))
+
+
+def test_images_of_any_names_are_a_sequence(tmp_path: Path) -> None:
+    for name in ("first.png", "last.png"):
+        (tmp_path / name).touch()
+    assert len(cli.image_files(str(tmp_path))) == 2
+
+
+@pytest.mark.parametrize(
+    ("told", "rate"),
+    [("29.97", "30000/1001"), ("23.98", "24000/1001"), ("59.94", "60000/1001"), ("25", "25"), ("12.5", "25/2")],
+)
+def test_a_broadcast_rate_is_taken_as_it_is_meant(told: str, rate: str) -> None:
+    """After an hour at 29.97 frames a second the sound would be a tenth of a second away."""
+    words = ["redub", "frames", "a.wav", "-o", "new", "--rate", told]
+    assert cli._parser().parse_args(words).rate == Fraction(rate)
+
+
+@pytest.mark.parametrize("suffix", [".avi", ".png"])
+def test_images_do_not_become_a_folder_that_is_called_like_a_movie(
+    inputs: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], suffix: str
+) -> None:
+    write_images(tmp_path / "frames", "png", "rgb24", "png")
+    output = tmp_path / f"talk{suffix}"
+    command = ["redub", str(tmp_path / "frames"), inputs[1], "-o", str(output), "--rate", "24", *inputs[2:]]
+    assert suffix in refused(capsys)(command) and not output.exists()
 
 
 def test_a_movie_whose_name_looks_like_a_pattern_is_a_movie(tmp_path: Path) -> None:
@@ -149,6 +178,7 @@ def telling(what: str, when: str) -> str:
     return (
         "import signal, sys\nfrom core import cli, redub\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # the jobs of a shell's background ignore it
+        "if sys.platform != 'win32': signal.signal(signal.SIGHUP, signal.SIG_DFL)\n"  # and so does nohup
         "run = redub.run\n"
         "def telling(job, report, cancelled):\n"
         f"    return run(job, lambda p: print({what}, flush=True) if {when} else None, cancelled)\n"
@@ -157,9 +187,9 @@ def telling(what: str, when: str) -> str:
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows sends Ctrl-C to consoles, not to processes")
-@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("sent", ["SIGINT", "SIGTERM", "SIGHUP"])
 def test_an_interrupted_job_leaves_nothing(
-    inputs: list[str], make_clip: Callable[..., Path], tmp_path: Path, sent: signal.Signals
+    inputs: list[str], make_clip: Callable[..., Path], tmp_path: Path, sent: str
 ) -> None:
     program = telling("p.stage", "p.stage == 'lips'")
     command = ["redub", str(make_clip(300)), *inputs[1:], "-o", str(tmp_path / "out.mkv")]
@@ -168,7 +198,7 @@ def test_an_interrupted_job_leaves_nothing(
     )
     assert process.stdout
     assert process.stdout.readline() == "lips\n"
-    process.send_signal(sent)
+    process.send_signal(getattr(signal, sent))
     _, err = process.communicate(timeout=120)
     assert process.returncode == 130
     assert "Traceback" not in err

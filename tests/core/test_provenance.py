@@ -118,7 +118,7 @@ def test_everybodys_speech_is_an_input_with_its_hash(
     job = make_job("new.mp4")
     other = make_speech(0.5).rename(Path(job.speech).with_name("second.wav"))
     job = replace(job, speech=str(make_speech(1.2)), face="track:0", others=(("track:1", str(other), Fraction(1, 5)),))
-    record = json.loads(provenance.label(job, [job.video], {}, frames=1, changed=[], untouched=[]).record)
+    record = provenance.label(job, [job.video], {}, frames=1, changed=[], untouched=[]).record
     assert [(one["name"], one["sha256"]) for one in record["inputs"]["speech"]] == [
         (Path(path).name, sha256(path)) for path in (job.speech, other)
     ]
@@ -130,7 +130,7 @@ def test_the_bundled_models_card_is_named(make_job: Callable[..., RedubJob]) -> 
     _, card = load_generator(provenance.default_model)
     made = provenance.label(job, [job.video], card, frames=1, changed=[(0, 0)], untouched=[])
     assert card["name"] in made.comment
-    assert json.loads(made.record)["model"]["licence"] == card.get("licence", "")
+    assert made.record["model"]["licence"] == card.get("licence", "")
 
 
 def test_where_no_lips_were_made_nothing_claims_it(make_job: Callable[..., RedubJob]) -> None:
