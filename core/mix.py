@@ -12,7 +12,7 @@ import numpy as np
 from . import audio, media
 from .errors import MediaError, SpeechError
 from .media.probe import open_movie
-from .media.sound import Blocks, usual_speakers
+from .media.sound import Blocks, is_deep, usual_speakers
 
 least_rate, usual_rate = 44100, 48000
 """Samples a second that a movie's sound has at least, and that it gets where a file has fewer."""
@@ -26,6 +26,7 @@ class _File:
     start: Fraction
     rate: int
     layout: str
+    deep: bool
 
 
 def of_files(parts: Sequence[tuple[str, Fraction]]) -> media.Sound:
@@ -42,7 +43,8 @@ def of_files(parts: Sequence[tuple[str, Fraction]]) -> media.Sound:
     rate = rate if rate >= least_rate else usual_rate
     layouts = {file.layout for file in files}
     layout = layouts.pop() if len(layouts) == 1 else "stereo"
-    return media.Sound([_blocks(file, rate, layout) for file in files], rate, layout)
+    deep = any(file.deep for file in files)
+    return media.Sound([_blocks(file, rate, layout) for file in files], rate, layout, deep)
 
 
 def _opened(path: str, start: Fraction) -> _File:
@@ -51,7 +53,8 @@ def _opened(path: str, start: Fraction) -> _File:
             context = container.streams.audio[0].codec_context if container.streams.audio else None
             if context is None:
                 raise SpeechError(f"There is no sound in {path}.")
-            return _File(path, start, context.sample_rate, usual_speakers.get(context.layout.nb_channels, "stereo"))
+            layout = usual_speakers.get(context.layout.nb_channels, "stereo")
+            return _File(path, start, context.sample_rate, layout, is_deep(context))
     except MediaError as e:
         raise SpeechError(str(e), e.hint) from None
 

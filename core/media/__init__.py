@@ -4,7 +4,7 @@
 from .damage import told
 from .encodings import suffixes
 from .fields import Field, moments, split, woven
-from .images import check_kinds
+from .images import check_kinds, turned_point
 from .label import Label, record_path
 from .picture import Picture
 from .probe import SourceInfo, probe, probe_images
@@ -32,6 +32,7 @@ __all__ = [
     "split",
     "suffixes",
     "told",
+    "turned_point",
     "woven",
     "write",
 ]

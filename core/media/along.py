@@ -16,6 +16,7 @@ from av.subtitles.subtitle import AssSubtitle, SubtitleSet
 
 from .probe import SourceInfo, open_movie
 from .sound import Track, packets, takes
+from .tags import track_tags
 
 longest_shown = Fraction(60)
 """Seconds before the first picture from which a subtitle may still be shown with it."""
@@ -120,9 +121,7 @@ def _subtitles(
         track = _written(new, events if container == "matroska" else _one_at_a_time(events))
     else:
         return None
-    new.metadata.update({key: value for key in ("language", "title") if (value := stream.metadata.get(key))})
-    if "title" in stream.metadata:
-        new.metadata["handler_name"] = stream.metadata["title"]  # which is a track's name in .mov
+    new.metadata.update(track_tags(stream.metadata))
     new.disposition = stream.disposition
     return [track]
 

@@ -92,13 +92,17 @@ def _offered(info: SourceInfo, quality: str) -> list[Encoding]:
     if quality == "mezzanine":
         return [one for one in (_dnxhr(info), _mezzanine(info)) if one]
     lossless = quality == "lossless"
+    near = None if lossless else _near_h264(info)
     own = {"prores": _prores, "dnxhd": _dnxhr, "hevc": _hevc}.get(info.codec)
     ffv1 = _ffv1(info)
     offered = [
         own(info) if own and not lossless else None,
-        replace(ffv1, suffixes=(".mkv",)) if ffv1 and info.codec == "ffv1" else None,
+        ffv1 if ffv1 and info.codec == "ffv1" else None,
         _h264(info, lossless),
         ffv1,
+        near,
+        # Blender plays it, and few others do: for what H.264 cannot hold at all.
+        replace(ffv1, suffixes=(".mp4",)) if ffv1 and not near else None,
         _png(info),
         None if lossless or _has_colour_planes(info) else _mezzanine(info),
     ]
@@ -186,6 +190,25 @@ def _h264(info: SourceInfo, lossless: bool) -> Encoding | None:
     return Encoding("libx264", layout, options, (".mp4", ".mov", ".mkv"))
 
 
+def _near_h264(info: SourceInfo) -> Encoding | None:
+    """H.264 of the nearest layout that it has, for .mp4, in which players know little else; not for alpha.
+
+    Where the size cuts chroma samples in two, each pixel gets a colour of its own; of more than 8 bits, 10 stay.
+    """
+    own = av.VideoFormat(info.pixel_format)
+    if any(part.is_alpha for part in own.components) or "f16" in own.name or "f32" in own.name:
+        return None
+    chroma = "444" if own.chroma_width(8) == 8 else "422" if own.chroma_height(8) == 8 else "420"
+    depth = "10le" if own.components[0].bits > 8 else ""
+    layout = f"yuv{'420' if len(own.components) < 3 else chroma}p{depth}"
+    if not whole_chroma(info, layout):
+        layout = f"yuv444p{depth}"
+    near = _h264(replace(info, pixel_format=layout), lossless=False)
+    full = not _has_colour_planes(info) and (info.color_range == full_range or own.name.startswith("yuvj"))
+    tags = {"color_range": full_range if full else limited_range, "colorspace": _matrix(info)}
+    return near and replace(near, suffixes=(".mp4",), keeps=False, **tags)
+
+
 def _h264_light(info: SourceInfo) -> list[str]:
     display = [f"mastering-display={info.mastering_display}"] if info.mastering_display else []
     return display + ([f"cll={info.content_light}"] if info.content_light else [])
@@ -219,7 +242,7 @@ def _ffv1(info: SourceInfo) -> Encoding | None:
     layout = ffv1_layouts.get(layout, layout)
     if layout not in [known.name for known in av.Codec("ffv1", "w").video_formats or []]:
         return None
-    return Encoding("ffv1", layout, {"level": "3", "slicecrc": "1"}, (".mkv", ".mp4"), key_frames=0)
+    return Encoding("ffv1", layout, {"level": "3", "slicecrc": "1"}, (".mkv",), key_frames=0)
 
 
 def _png(info: SourceInfo) -> Encoding | None:

@@ -3,8 +3,11 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Sequence
 from fractions import Fraction
+from functools import lru_cache
 
 import av
 import cv2
@@ -12,7 +15,7 @@ from av.error import FFmpegError
 
 from ..errors import MediaError
 from .picture import Picture
-from .planes import editable, repacked
+from .planes import bit_depth, components, editable, repacked
 
 signatures = {
     b"\x89PNG\r\n\x1a\n": "png",
@@ -43,9 +46,18 @@ jpeg_sampling = {
 }  # fmt: skip
 """How much chroma a JPEG of these layouts has, as libjpeg's sampling factors."""
 
+orientation_entry = re.compile(
+    rb"\x01\x12\x00\x03\x00\x00\x00\x01\x00([\x01-\x08])|\x12\x01\x03\x00\x01\x00\x00\x00([\x01-\x08])\x00", re.DOTALL
+)
+"""Exif's word [Exif 3.0, 4.6.5] of how the camera was held, in the file's bytes, big or little endian."""
+upright_turns = {1: 0, 2: 0, 3: 2, 4: 2, 5: 1, 6: 3, 7: 3, 8: 1}
+"""Quarter turns counter-clockwise that bring the picture upright; 2, 4, 5 and 7 are mirrored too, and stay so."""
 
-def decode_image(path: str) -> tuple[av.VideoFrame, str]:
-    """An image file's frame, in a layout of core.media.planes, and FFmpeg's name of its codec.
+
+def decode_image(path: str) -> tuple[av.VideoFrame, str, int]:
+    """An image file's frame as it lies there, in a layout of core.media.planes, and FFmpeg's name of its codec.
+
+    The number is the quarter turns counter-clockwise that bring it upright, as a phone's portraits need.
 
     Raises:
         MediaError: cannot be read, or is not a PNG, JPEG, TIFF, WebP, BMP or OpenEXR file.
@@ -64,7 +76,45 @@ def decode_image(path: str) -> tuple[av.VideoFrame, str]:
         frames = []
     if not frames:
         raise MediaError(f"{path} is damaged: no picture can be decoded.", "Render or export the image again.")
-    return editable(frames[0]), codec
+    return editable(frames[0]), codec, _turns(frames[0], data)
+
+
+def opaque(paths: Sequence[str]) -> bool:
+    """Whether no pixel of any of the images is see-through, though they may have an alpha channel, as renders do.
+
+    One that cannot be read is passed over: that is for who shows it to say.
+    """
+    return _opaque(tuple((path, os.stat(path).st_mtime_ns if os.path.isfile(path) else 0) for path in paths))
+
+
+@lru_cache(maxsize=4)
+def _opaque(versions: tuple[tuple[str, int], ...]) -> bool:
+    for path, _ in dict.fromkeys(versions):
+        try:
+            frame, _, _ = decode_image(path)
+        except MediaError:
+            continue
+        alpha = components(frame).get("a")
+        top = 1 if alpha is not None and alpha.dtype.kind == "f" else (1 << bit_depth(frame)) - 1
+        if alpha is not None and alpha.min() < top:
+            return False
+    return True
+
+
+def turned_point(x: float, y: float, size: tuple[int, int], turns: int) -> tuple[float, float]:
+    """Where a point of a picture of `size` (width, height) lies after quarter turns counter-clockwise."""
+    width, height = size
+    for _ in range(turns % 4):
+        x, y, width, height = y, width - x, height, width
+    return x, y
+
+
+def _turns(frame: av.VideoFrame, data: bytes) -> int:
+    """FFmpeg knows where the word stands, but tells a mirrored picture from a turned one only in a way PyAV hides."""
+    entry = orientation_entry.search(data) if frame.rotation else None
+    if entry is None:
+        return round(frame.rotation / 90) % 4
+    return upright_turns[(entry[1] or entry[2])[0]]
 
 
 def check_kinds(paths: Sequence[str], alike: bool) -> None:

@@ -36,6 +36,12 @@ same_samples = {
 }  # fmt: skip
 """Formats that hold the same values in a layout we do not edit, and the one we take instead."""
 
+without_alpha = {
+    "rgba64": "rgb48", "bgra64": "bgr48", "rgba": "rgb24", "bgra": "bgr24", "argb": "rgb24", "abgr": "bgr24",
+    "ya8": "gray", "ya16": "gray16", "gbrap": "gbrp", "yuva": "yuv",
+}  # fmt: skip
+"""How the names of layouts begin that have alpha, and those of the same samples without it. Longer ones come first."""
+
 
 def editable(frame: av.VideoFrame) -> av.VideoFrame:
     """The frame itself, or the same picture in a layout that `components` can show."""
@@ -129,6 +135,39 @@ def cut_out(frame: av.VideoFrame, rows: range, columns: range) -> av.VideoFrame:
             taken = near.take(np.array(columns) // across, axis=1)
             target[...] = taken.take(np.array(rows) // down - rows[0] // down, axis=0)
     return new
+
+
+def turned(frame: av.VideoFrame, turns: int) -> av.VideoFrame:
+    """A frame whose samples are turned by quarters counter-clockwise, in the layout that `turned_format` names."""
+    name = turned_format(frame.format.name, turns)
+    if name != frame.format.name:
+        frame = frame.reformat(format=name, interpolation=exact_flags)
+    if not turns % 4:
+        return frame
+    size = (frame.height, frame.width) if turns % 2 else (frame.width, frame.height)
+    new = av.VideoFrame(*size, name)
+    new.colorspace, new.color_range = frame.colorspace, frame.color_range
+    new.color_primaries, new.color_trc = frame.color_primaries, frame.color_trc
+    old = components(frame)
+    for part, target in components(new).items():
+        target[...] = np.rot90(old[part], turns)
+    return new
+
+
+def turned_format(name: str, turns: int) -> str:
+    """A layout for a picture turned by quarters: 4:4:4 in place of what has other chroma across than down."""
+    shown = av.VideoFormat(name)
+    if turns % 2 and shown.chroma_width(8) != shown.chroma_height(8):
+        return re.sub(r"(yuva?j?)4\d\d", r"\g<1>444", name)
+    return name
+
+
+def opaque_format(name: str) -> str:
+    """The layout `name` without its alpha."""
+    for alike, plain in without_alpha.items():
+        if name.startswith(alike):
+            return name.replace(alike, plain)
+    return name
 
 
 def requantised(frame: av.VideoFrame, name: str) -> av.VideoFrame:

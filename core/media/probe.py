@@ -6,10 +6,11 @@ from __future__ import annotations
 import os
 import stat
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from math import floor
+from typing import Any
 
 import av
 import numpy as np
@@ -31,6 +32,9 @@ tied_kinds = {
 }
 """FFmpeg's names of what a coded picture can hold beside its samples that our encoders are not given, and people's."""
 
+untagged = 0, 2, 2, 2
+"""Range, matrix, primaries and transfer of what does not tell its colours [ITU-T H.273]."""
+
 
 @dataclass(frozen=True)
 class SourceInfo:
@@ -40,7 +44,7 @@ class SourceInfo:
     """`movie` or `images`."""
     width: int
     height: int
-    """Pixels of the upright picture, after rotation metadata (Blender 4.5 and later)."""
+    """Pixels of the upright picture, after rotation metadata (which Blender heeds in movies, from 4.5 on)."""
     rate: Fraction
     """Frames per second."""
     frames: int
@@ -56,7 +60,8 @@ class SourceInfo:
     stream: int = 0
     """Index of the video stream."""
     rotation: int = 0
-    """Quarter turns counter-clockwise that bring a coded frame upright."""
+    """Quarter turns counter-clockwise that bring a coded frame upright. Of images: as Exif tells. Blender does not turn
+    those, so new images lie as the old ones do."""
     display_matrix: tuple[int, ...] = ()
     """The rotation as the container said it (nine integers), or empty."""
     time_base: Fraction = Fraction(1)
@@ -104,6 +109,7 @@ def probe(path: str) -> SourceInfo:
     """
     with open_movie(path) as container:
         video = movie_stream(container, path)
+        told = _color_tags(video.codec_context)
         frame = next(decoded(container, video), None)
         if frame is None:
             raise MediaError(f"No picture of {path} can be decoded.")
@@ -113,9 +119,12 @@ def probe(path: str) -> SourceInfo:
         frames = _frame_count(container, video, rate)
         if frames < 1:
             raise MediaError(f"{path} does not say how long it is.", "Convert it to .mp4 or .mov first.")
-        matrix = frame.side_data.get("DISPLAYMATRIX")
-        rotation = round(frame.rotation / 90) % 4
+        side = _side_data(frame)
+        matrix = side.get("DISPLAYMATRIX")
+        rotation = round(frame.rotation / 90) % 4 if matrix is not None else 0
         size = (frame.height, frame.width) if rotation % 2 else (frame.width, frame.height)
+        own = _color_tags(frame)
+        tags = [one if one != silent else other for one, silent, other in zip(own, untagged, told, strict=True)]
         return SourceInfo(
             kind="movie",
             width=size[0],
@@ -133,15 +142,15 @@ def probe(path: str) -> SourceInfo:
             time_base=video.time_base or Fraction(1),
             first_pts=video.start_time if video.start_time is not None else (frame.pts or 0),
             sample_aspect_ratio=video.sample_aspect_ratio or None,
-            color_range=frame.color_range,
-            colorspace=frame.colorspace,
-            color_primaries=frame.color_primaries,
-            color_trc=frame.color_trc,
+            color_range=tags[0],
+            colorspace=tags[1],
+            color_primaries=tags[2],
+            color_trc=tags[3],
             profile=video.profile or "",
             field_order=_field_order(frame, video),
-            mastering_display=_mastering_display(frame),
-            content_light=_content_light(frame),
-            tied=tuple(name for kind, name in tied_kinds.items() if frame.side_data.get(kind) is not None),
+            mastering_display=_mastering_display(side),
+            content_light=_content_light(side),
+            tied=tuple(name for kind, name in tied_kinds.items() if side.get(kind) is not None),
             tags=tags_of(container, video),
         )
 
@@ -161,17 +170,19 @@ def probe_images(paths: Sequence[str], rate: Fraction) -> SourceInfo:
     for path in paths:
         if not os.path.isfile(path):
             raise MediaError(f"There is no file {path}.", "Check the path, or reload the strip in Blender.")
-    frame, codec = decode_image(paths[0])
+    frame, codec, rotation = decode_image(paths[0])
+    size = (frame.height, frame.width) if rotation % 2 else (frame.width, frame.height)
     return SourceInfo(
         kind="images",
-        width=frame.width,
-        height=frame.height,
+        width=size[0],
+        height=size[1],
         rate=rate,
         frames=len(paths),
         pixel_format=frame.format.name,
         has_sound=False,
         paths=tuple(paths),
         codec=codec,
+        rotation=rotation,
         time_base=1 / rate,
         color_range=frame.color_range,
         colorspace=frame.colorspace,
@@ -259,6 +270,14 @@ def decoded(
             return
 
 
+def _color_tags(told: av.VideoFrame | av.VideoCodecContext) -> tuple[int, int, int, int]:
+    """Range, matrix, primaries and transfer: of a picture, or before the first one is decoded of its container.
+
+    A decoder forgets the container's where the pictures are silent, as ProRes of many cameras is.
+    """
+    return told.color_range, told.colorspace, told.color_primaries, told.color_trc
+
+
 def _field_order(frame: av.VideoFrame, video: av.VideoStream) -> int:
     """The order of an interlaced frame's fields; DV's is bottom first, all else without a word is top first."""
     if not frame.interlaced_frame:
@@ -267,8 +286,19 @@ def _field_order(frame: av.VideoFrame, video: av.VideoStream) -> int:
     return told if told > 1 else 3 if video.codec_context.name == "dvvideo" else 2
 
 
-def _mastering_display(frame: av.VideoFrame) -> str:
-    data = frame.side_data.get("MASTERING_DISPLAY_METADATA")
+def _side_data(frame: av.VideoFrame) -> Mapping[str, Any]:
+    """By FFmpeg's names, what a decoded picture holds beside its samples.
+
+    Of a picture with a kind that PyAV does not know yet, such as the Exif of a motion JPEG, none can be asked for.
+    """
+    try:
+        return frame.side_data
+    except ValueError:
+        return {}
+
+
+def _mastering_display(side: Mapping[str, Any]) -> str:
+    data = side.get("MASTERING_DISPLAY_METADATA")
     if data is None:
         return ""
     # AVMasteringDisplayMetadata: red, green, blue, white (x, y each), darkest, brightest; then what of it is there.
@@ -283,8 +313,8 @@ def _mastering_display(frame: av.VideoFrame) -> str:
     return f"G{green}B{blue}R{red}WP{white}L({_rounded(part[9] * 10000)},{_rounded(part[8] * 10000)})"
 
 
-def _content_light(frame: av.VideoFrame) -> str:
-    data = frame.side_data.get("CONTENT_LIGHT_LEVEL")
+def _content_light(side: Mapping[str, Any]) -> str:
+    data = side.get("CONTENT_LIGHT_LEVEL")
     return "" if data is None else ",".join(str(v) for v in np.frombuffer(data, np.uint32)[:2])
 
 

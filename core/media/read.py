@@ -17,7 +17,7 @@ from .damage import Watch
 from .images import decode_image
 from .picture import Picture
 from .planes import editable, exact_flags
-from .probe import SourceInfo, decoded, open_movie
+from .probe import SourceInfo, decoded, open_movie, untagged
 
 indexed_containers = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")
 """Containers with an index of key frames, where a seek lands where it should."""
@@ -68,13 +68,14 @@ def frame_pts(info: SourceInfo, index: int) -> int:
 def _read_images(info: SourceInfo, start: int, count: int) -> Iterator[Picture]:
     for index in range(start, start + count):
         path = info.paths[min(index, len(info.paths) - 1)]
-        frame, _ = decode_image(path)
-        if (frame.width, frame.height) != (info.width, info.height):
+        frame, _, rotation = decode_image(path)
+        size = (frame.height, frame.width) if rotation % 2 else (frame.width, frame.height)
+        if size != (info.width, info.height):
             raise MediaError(
-                f"{path} has {frame.width}x{frame.height} pixels, the first image {info.width}x{info.height}.",
+                f"{path} has {size[0]}x{size[1]} pixels, the first image {info.width}x{info.height}.",
                 "Use images of one size.",
             )
-        yield Picture(index, frame, path=path)
+        yield Picture(index, frame, rotation, path)
 
 
 def _from(
@@ -115,6 +116,11 @@ def _fitting(frame: av.VideoFrame, info: SourceInfo, index: int) -> av.VideoFram
             f"{info.path} changes its picture size to {size[0]}x{size[1]} pixels at frame {index}.",
             "Convert it to one size, or cut the strip there.",
         )
+    # Of silent pictures the container's word counts, as it does for Blender.
+    if frame.colorspace == untagged[1]:
+        frame.colorspace = info.colorspace
+    if frame.color_range == untagged[0]:
+        frame.color_range = info.color_range
     frame = editable(frame)
     if frame.format.name != info.pixel_format:
         frame = frame.reformat(format=info.pixel_format, interpolation=exact_flags)

@@ -16,6 +16,7 @@ from av.stream import Discard, Stream
 
 from .probe import SourceInfo, open_movie
 from .read import indexed_containers
+from .tags import track_tags
 
 Track = Generator[tuple[Fraction, av.Packet], None, None]
 """Packets of one stream of the new movie, each with its time in seconds after the first picture."""
@@ -26,6 +27,8 @@ usual_speakers = {1: "mono", 2: "stereo", 3: "2.1", 4: "4.0", 5: "5.0", 6: "5.1"
 """Layouts by number of channels, for files that only say how many there are."""
 web_codecs = ("aac", "mp3", "mp3float")
 """Sound that every browser plays, by FFmpeg's decoders."""
+studio_encoders = ("prores_ks", "dnxhd", "png")
+"""FFmpeg's encoders of pictures that are made to be worked on further."""
 mixed_at_once = 1 << 16
 """Samples."""
 loudest = 16.0
@@ -43,6 +46,8 @@ class Sound:
     """Samples a second of all parts."""
     layout: str
     """FFmpeg's name of the speakers of all parts."""
+    deep: bool = False
+    """Whether one of them has more than 16 bits a sample."""
 
 
 def source_tracks(
@@ -70,7 +75,7 @@ def new_track(output: OutputContainer, sound: Sound, length: Fraction, quality: 
         length: seconds of picture; silence fills what the sound does not.
         quality: as for core.media.write.
     """
-    stream = _new_stream(output, sound.rate, sound.layout, quality)
+    stream = _new_stream(output, sound.rate, sound.layout, quality, sound.deep)
     samples = round(length * sound.rate)
     blocks = sound.parts[0]
     if len(sound.parts) > 1:
@@ -118,13 +123,10 @@ def _source_track(
     else:
         rate = template.codec_context.sample_rate
         layout = _speakers(template.codec_context.layout)
-        stream = _new_stream(output, rate, layout, quality)
+        stream = _new_stream(output, rate, layout, quality, is_deep(template.codec_context))
         blocks = _decoded_blocks(info, template.index, begin, rate, layout)
         track = _encoded(stream, blocks, rate, round(length * rate))
-    told = {key: value for key in ("language", "title", "handler_name") if (value := template.metadata.get(key))}
-    if "title" in told:
-        told["handler_name"] = told["title"]  # which is a track's name in .mov
-    stream.metadata.update(told)
+    stream.metadata.update(track_tags(template.metadata))
     stream.disposition = template.disposition
     return track
 
@@ -212,15 +214,24 @@ def _speakers(layout: av.AudioLayout) -> str:
     return usual_speakers.get(layout.nb_channels, "stereo") if layout.name.endswith("channels") else layout.name
 
 
-def _new_stream(output: OutputContainer, rate: int, layout: str, quality: str) -> av.AudioStream:
-    """A stream for sound we encode: AAC, or PCM beside a mezzanine's pictures.
+def is_deep(sound: av.AudioCodecContext) -> bool:
+    """Whether the sound has more than 16 bits a sample; floats of lossy codecs are no more than a way of decoding."""
+    return sound.codec.lossless and sound.format.bytes > 2
 
-    In Matroska FLAC: its pictures would seem more by AAC's last block.
+
+def _new_stream(output: OutputContainer, rate: int, layout: str, quality: str, deep: bool) -> av.AudioStream:
+    """A stream for sound we encode: AAC, but no worse than the pictures where these are lossless or for the studio.
+
+    In Matroska always FLAC: its pictures would seem more by AAC's last block.
     """
-    if output.format.name == "matroska":
-        return output.add_stream("flac", rate=rate, layout=layout)
-    if quality == "mezzanine":
+    pictures = {stream.codec_context.name for stream in output.streams.video}
+    kept = quality == "lossless" or bool(pictures & set(studio_encoders))
+    if kept and output.format.name == "mov":
         return output.add_stream("pcm_s24le", rate=rate, layout=layout)
+    if kept or output.format.name == "matroska":
+        stream = output.add_stream("flac", rate=rate, layout=layout)
+        stream.codec_context.format = "s32" if deep else "s16"  # s32 is coded as 24 bits
+        return stream
     stream = output.add_stream("aac", rate=rate if rate in aac_rates else 48000, layout=layout)
     channels = stream.codec_context.layout.nb_channels
     stream.codec_context.bit_rate = channels * min(128_000, 4 * stream.codec_context.sample_rate)

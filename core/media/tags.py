@@ -16,6 +16,8 @@ not_carried = (
 """Keys that tell of the old file, not of what it shows; the timecode is carried in its own way."""
 chapter_unit = Fraction(1, 1000)
 """Seconds: what chapters are counted in."""
+programs_names = re.compile(r"handle|media file|core media|gopro|dji", re.IGNORECASE)
+"""In the handler name of a track that says which program wrote it; any other is what people call the track."""
 timecode_form = re.compile(r"(\d\d):(\d\d):(\d\d)([:;.])(\d\d)")
 
 
@@ -48,12 +50,28 @@ no_tags = Tags()
 def tags_of(container: InputContainer, video: av.VideoStream) -> Tags:
     """The tags of a movie, its picture stream's among them."""
     timecode = video.metadata.get("timecode") or _lowered(container.metadata).get("timecode", "")
+    own = _lowered(video.metadata)
+    told = {"title": own.get("name"), "reel_name": _reel_name(container), **own}
     chapters = [
         Chapter(one["start"] * unit, one["end"] * unit, tuple(one["metadata"].items()))
         for one in container.chapters()
         if (unit := one["time_base"])
     ]
-    return Tags(_carried(container.metadata), _carried(video.metadata), timecode, tuple(chapters))
+    spoken = {key: value for key, value in told.items() if value}
+    return Tags(_carried(container.metadata), _carried(spoken), timecode, tuple(chapters))
+
+
+def track_tags(metadata: dict[str, str]) -> dict[str, str]:
+    """What the new track of a sound or of subtitles says of itself as the old one did: its language and its name.
+
+    A name is a title in Matroska, a name in .mp4 and .mov (which the muxer makes of a title), and in old .mov files
+    it is in the place of the handler's.
+    """
+    own = _lowered(metadata)
+    told = {key: own[key] for key in ("language", "handler_name") if own.get(key)}
+    handler = "" if programs_names.search(told.get("handler_name", "")) else told.get("handler_name", "")
+    name = own.get("title") or own.get("name") or handler
+    return {**told, "title": name, "handler_name": name} if name else told
 
 
 def write_tags(container: OutputContainer, tags: Tags, begin: Fraction, length: Fraction, timecode: str) -> None:
@@ -112,6 +130,11 @@ def later(timecode: str, frames: int, rate: Fraction) -> str:
     seconds, frame = divmod(number, nominal)
     separator = ";" if dropped else ":"
     return f"{seconds // 3600:02}:{seconds // 60 % 60:02}:{seconds % 60:02}{separator}{frame:02}"
+
+
+def _reel_name(container: InputContainer) -> str:
+    """Of the tape or card that the timecode counts: .mov says it on the timecode's own track."""
+    return next((name for stream in container.streams if (name := _lowered(stream.metadata).get("reel_name"))), "")
 
 
 def _carried(metadata: dict[str, str]) -> tuple[tuple[str, str], ...]:

@@ -8,8 +8,9 @@ from dataclasses import replace
 import av
 from av.video.reformatter import ColorRange, Colorspace, Interpolation
 
+from .images import opaque
 from .picture import Picture
-from .planes import sample_type
+from .planes import opaque_format, repacked, sample_type, turned, turned_format
 from .probe import SourceInfo
 
 bt709, limited_range = 1, 1
@@ -18,18 +19,22 @@ flags = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_
 
 
 def movie_info(images: SourceInfo, quality: str) -> SourceInfo:
-    """What a movie of these images is to be.
+    """What a movie of these images is to be: upright, whatever Exif said of them, and without an alpha that is opaque.
 
     Args:
         images: from probe_images.
         quality: `lossless` and `mezzanine` take the images' own samples; `high` and `web` take YUV 4:2:0 of 8 or 10
             bit (4:4:4 where the size is odd), with the tags of BT.709, for images without alpha.
     """
+    images = replace(images, pixel_format=turned_format(images.pixel_format, images.rotation), rotation=0)
     own = av.VideoFormat(images.pixel_format)
+    if _has_alpha(own) and opaque(images.paths):
+        own = av.VideoFormat(opaque_format(own.name))
+        images = replace(images, pixel_format=own.name)
     bits = own.components[0].bits
     light = sample_type(own.name, bits).kind == "f"
     kept = quality == "lossless" or (quality == "mezzanine" and not light)
-    if kept or any(part.is_alpha for part in own.components):
+    if kept or _has_alpha(own):
         return replace(images, kind="movie", codec="")
     deep = bits > 8 and not light  # floats are seen through their 8 bit sRGB
     chroma = "444" if images.width % 2 or images.height % 2 else "420"
@@ -47,7 +52,10 @@ def movie_info(images: SourceInfo, quality: str) -> SourceInfo:
 
 def converted(picture: Picture, info: SourceInfo) -> Picture:
     """An image's picture in the samples of `info`, from movie_info."""
-    frame = picture.frame
+    frame = turned(picture.frame, picture.rotation)
+    if _has_alpha(frame.format) and not _has_alpha(av.VideoFormat(info.pixel_format)):
+        frame = repacked(frame, opaque_format(frame.format.name))
+    picture = Picture(picture.index, frame)
     if frame.format.name == info.pixel_format and frame.colorspace == info.colorspace:
         return picture
     if not info.pixel_format.endswith("10le"):
@@ -61,3 +69,7 @@ def converted(picture: Picture, info: SourceInfo) -> Picture:
     frame.colorspace, frame.color_range = info.colorspace, info.color_range
     frame.color_primaries, frame.color_trc = info.color_primaries, info.color_trc
     return Picture(picture.index, frame)
+
+
+def _has_alpha(layout: av.VideoFormat) -> bool:
+    return any(part.is_alpha for part in layout.components)

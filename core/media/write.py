@@ -101,8 +101,9 @@ def write(
         info: the source, whose size, rate, colour tags, field order, rotation and pixel aspect the movie gets.
         output: file (.mp4, .mov, .mkv) or folder that does not exist yet.
         quality: `high` (the source's codec if it is ProRes, DNxHR, HEVC or FFV1 and the container holds it, else
-            H.264; mean error well under half a level), `lossless` (none), `mezzanine` (ProRes) or `web` (H.264 of 8
-            bit 4:2:0 that plays while it loads). Images are always written as well as their kind of file can.
+            H.264, or FFV1 for transparency; mean error well under half a level), `lossless` (none), `mezzanine`
+            (ProRes) or `web` (H.264 of 8 bit 4:2:0 that plays while it loads). Images are always written as well as
+            their kind of file can.
         sound: `source` (the source's streams, cut to the pictures), `speech`, or `none`. Images have no sound.
         start: the source frame of the first picture; the sound is taken from there.
         count: pictures that will be added.
@@ -336,6 +337,13 @@ def _warnings(info: SourceInfo, encoding: Encoding, suffix: str, left_out: Seque
     if (info.mastering_display or info.content_light) and encoding.codec not in static_hdr_encoders:
         tied.append("the mastering display and light level of its HDR")
     said = []
+    if encoding.codec == "ffv1" and suffix == ".mp4":
+        clear = any(part.is_alpha for part in av.VideoFormat(info.pixel_format).components)
+        kept = "transparency" if clear else f"{info.pixel_format} pixels unchanged"
+        said.append(
+            f"This .mp4 holds FFV1, which Blender plays and most players do not: nothing else in it keeps {kept}. "
+            "For other programs choose the quality `mezzanine`, in .mov."
+        )
     if left_out:
         said.append(f"A {suffix} file cannot hold all of the source, so this is left out: {', '.join(left_out)}.")
     if tied:

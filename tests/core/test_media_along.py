@@ -144,6 +144,14 @@ def test_a_part_has_the_subtitles_of_its_own_pictures(plain: Path, tmp_path: Pat
     assert shown(output) == [(0, 300, "two speak"), (600, 640, "The end")]
 
 
+def test_subtitles_of_a_quicktime_movie_keep_their_name(plain: Path, tmp_path: Path) -> None:
+    """Without it a viewer cannot tell those for the deaf from the others."""
+    source = remux(plain, tmp_path / "source.mov", subtitles("mov_text", spoken[:2], title="For the deaf"))
+    copy(source, tmp_path / "new.mkv")
+    with av.open(str(tmp_path / "new.mkv")) as container:
+        assert container.streams.subtitles[0].metadata["title"] == "For the deaf"
+
+
 def test_subtitles_that_overlap_are_not_lost_where_they_cannot(plain: Path, tmp_path: Path) -> None:
     """Two people speak at once; .mp4 knows only one subtitle at a time."""
     lines = [*spoken, (1800, 1950, "for good")]

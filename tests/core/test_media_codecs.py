@@ -145,6 +145,48 @@ def test_what_the_web_cannot_show_is_refused_not_dropped(tmp_path: Path, made: d
     assert caught.value.hint
 
 
+@pytest.mark.parametrize(
+    ("made", "most"),
+    [
+        ({"size": (321, 241)}, 1),
+        ({"size": (321, 241), "tags": (2, 5, 5, 6)}, 1),
+        ({"size": (321, 240), "pixel_format": "yuv422p10le"}, 1),
+        ({"pixel_format": "yuv411p"}, 1),
+        ({"pixel_format": "yuv422p12le"}, 0.5),
+        ({"pixel_format": "gray", "tags": (0, 2, 2, 2)}, 0.5),
+        ({"pixel_format": "gbrp12le", "tags": (0, 2, 2, 2)}, 1),
+    ],
+    ids=str,
+)
+def test_an_mp4_holds_what_players_play_in_the_sources_size_and_colours(
+    tmp_path: Path, made: dict[str, Any], most: float
+) -> None:
+    """FFV1 in .mp4 opens nowhere but in Blender and a few others."""
+    info = probe(str(write_movie(tmp_path / "clip.mkv", 3, codec="ffv1", **made)))
+    new = copy(info, tmp_path / "new.mp4", "high")
+    assert (new.codec, new.width, new.height, new.frames) == ("h264", info.width, info.height, info.frames)
+    assert (new.color_range == 2) == (info.color_range == 2)
+    assert (new.color_primaries, new.color_trc) == (info.color_primaries, info.color_trc)
+    # A colour for every pixel is a guess where there was one for four; RGB of 12 bits is rounded twice to be seen.
+    assert seen_error(info, new) <= most
+
+
+@pytest.mark.parametrize(
+    ("made", "quality", "kept"),
+    [
+        ({"size": (321, 241)}, "lossless", "yuv420p pixels unchanged"),
+        ({"pixel_format": "yuva420p"}, "high", "transparency"),
+    ],
+)
+def test_what_only_ffv1_keeps_in_an_mp4_is_said(tmp_path: Path, made: dict[str, Any], quality: str, kept: str) -> None:
+    info = probe(str(write_movie(tmp_path / "clip.mkv", 2, codec="ffv1", **made)))
+    with write(info, str(tmp_path / "new.mp4"), quality=quality, count=2) as writer:
+        for picture in read(info):
+            writer.add(picture)
+    assert ["FFV1" in warning and kept in warning for warning in writer.warnings] == [True]
+    assert seen_error(info, probe(str(tmp_path / "new.mp4"))) == 0
+
+
 @pytest.mark.parametrize(("quality", "suffix", "right"), [("mezzanine", ".mp4", ".mov"), ("web", ".mkv", ".mp4")])
 def test_a_choice_that_the_container_cannot_hold_is_refused_with_one_that_can(
     tmp_path: Path, quality: str, suffix: str, right: str

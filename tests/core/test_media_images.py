@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import struct
 from fractions import Fraction
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import pytest
 from clips import barcode, number_of
 
 from core.errors import MediaError, OutputError
-from core.media import SourceInfo, probe_images, read, write
+from core.media import SourceInfo, converted, movie_info, probe, probe_images, read, write
 from core.media.images import encode_image
 from core.media.planes import components, editable
 
@@ -169,3 +170,82 @@ def test_pixels_the_kind_of_file_cannot_hold_get_one_sentence() -> None:
     frame = editable(av.VideoFrame(16, 16, "gbrpf32le"))
     with pytest.raises(MediaError, match="TIFF"):
         encode_image(frame, "tiff")
+
+
+def photo(path: Path, orientation: int, picture: np.ndarray | None = None, sampling: int = 0x221111) -> np.ndarray:
+    """Writes a JPEG as a camera does that was held so; returns it as other programs show it, (h, w, 3)."""
+    picture = barcode(5) if picture is None else picture
+    options = [cv2.IMWRITE_JPEG_QUALITY, 98, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, sampling]
+    data = cv2.imencode(".jpg", picture[..., ::-1], options)[1].tobytes()
+    exif = b"Exif\0\0MM\0*" + struct.pack(">IHHHIHHI", 8, 1, 0x112, 3, 1, orientation, 0, 0)
+    path.write_bytes(data[:2] + b"\xff\xe1" + struct.pack(">H", 2 + len(exif)) + exif + data[2:])
+    return cv2.imread(str(path))[..., ::-1]
+
+
+def as_movie(info: SourceInfo, output: Path, quality: str = "high") -> tuple[SourceInfo, tuple[str, ...]]:
+    """A movie of the images, and what the writer warns of."""
+    made = movie_info(info, quality)
+    with write(made, str(output), quality=quality, count=info.frames) as writer:
+        for picture in read(info):
+            writer.add(converted(picture, made))
+    return probe(str(output)), writer.warnings
+
+
+@pytest.mark.parametrize(("orientation", "turns"), [(1, 0), (3, 2), (6, 3), (8, 1)])
+@pytest.mark.parametrize(("quality", "ending"), [("high", ".mp4"), ("lossless", ".mkv"), ("mezzanine", ".mov")])
+def test_a_phones_portrait_stands_upright_in_a_movie(
+    tmp_path: Path, orientation: int, turns: int, quality: str, ending: str
+) -> None:
+    shown = photo(tmp_path / "portrait.jpg", orientation, sampling=0x211111)
+    info = probe_images([str(tmp_path / "portrait.jpg")], Fraction(25))
+    assert (info.rotation, info.height, info.width) == (turns, *shown.shape[:2])
+    assert np.abs(next(read(info)).rgb().astype(int) - shown).mean() < 3, "faces are looked for in a lying picture"
+    new, _ = as_movie(info, tmp_path / f"new{ending}", quality)
+    assert (new.height, new.width, new.rotation) == (*shown.shape[:2], 0)
+    assert np.abs(next(read(new)).rgb().astype(int) - shown).mean() < 4
+
+
+def test_a_mirrored_photo_is_not_turned_upside_down(tmp_path: Path) -> None:
+    photo(tmp_path / "selfie.jpg", 2)
+    info = probe_images([str(tmp_path / "selfie.jpg")], Fraction(25))
+    assert number_of(next(read(info)).rgb()) == 5
+
+
+def test_new_images_lie_as_the_old_ones_do(tmp_path: Path) -> None:
+    """Blender does not turn images: in the sequencer a turned one would fall over when its lips are new."""
+    photo(tmp_path / "portrait 1.jpg", 6)
+    info = probe_images([str(tmp_path / "portrait 1.jpg")], Fraction(25))
+    redo(info, tmp_path / "out")
+    new = str(tmp_path / "out" / "portrait 1.jpg")
+    assert number_of(cv2.imread(new, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)[..., ::-1]) == 5
+    assert probe_images([new], Fraction(25)).rotation == 3, "other programs turn it no more"
+
+
+def renders(folder: Path, count: int, clear: int | None = None) -> SourceInfo:
+    """PNGs with an alpha channel, as Blender renders them; in the image `clear` some pixels are see-through."""
+    folder.mkdir()
+    paths = [str(folder / f"{number}.png") for number in range(count)]
+    for number, path in enumerate(paths):
+        image = np.dstack([barcode(number)[..., ::-1], np.full((64, 96), 255, np.uint8)])
+        image[:4, :4, 3] = 0 if number == clear else 255
+        cv2.imwrite(path, image)
+    return probe_images(paths, Fraction(25))
+
+
+@pytest.mark.parametrize("quality", ["high", "lossless", "web"])
+def test_renders_that_are_opaque_become_a_movie_that_players_play(tmp_path: Path, quality: str) -> None:
+    info = renders(tmp_path / "in", 2)
+    new, warnings = as_movie(info, tmp_path / "new.mp4", quality)
+    assert (new.codec, warnings) == ("h264", ())
+    for number, picture in enumerate(read(new)):
+        assert np.abs(picture.rgb().astype(int) - barcode(number)).mean() <= (0 if quality == "lossless" else 4)
+
+
+def test_one_see_through_render_keeps_the_alpha_of_all(tmp_path: Path) -> None:
+    info = renders(tmp_path / "in", 3, clear=2)
+    new, warnings = as_movie(info, tmp_path / "new.mp4")
+    alphas = [components(picture.frame)["a"] for picture in read(new)]
+    assert [bool((alpha < 255).any()) for alpha in alphas] == [False, False, True]
+    assert ["FFV1" in warning and "transparency" in warning for warning in warnings] == [True]
+    with pytest.raises(OutputError, match="no transparency"):
+        as_movie(info, tmp_path / "web.mp4", "web")

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import struct
 from fractions import Fraction
 from pathlib import Path
 
@@ -106,6 +107,24 @@ def test_rotation_metadata_shows_the_picture_upright(tmp_path: Path, degrees: in
     upright = np.rot90(plain, degrees // 90)  # both count counter-clockwise; Blender 5.0 shows the same
     assert (info.height, info.width) == upright.shape[:2]
     assert np.array_equal(next(read(info)).rgb(), upright)
+
+
+def test_a_motion_jpeg_with_exif_in_its_pictures_is_read_as_it_lies(tmp_path: Path) -> None:
+    """PyAV falls over what FFmpeg makes of it; Blender does not turn it."""
+    exif = b"Exif\0\0MM\0*" + struct.pack(">IHHHIHHI", 8, 1, 0x112, 3, 1, 6, 0, 0)
+    plain = make_movie(tmp_path / "plain.mov", 5, codec="mjpeg", pixel_format="yuvj420p")
+    with av.open(str(plain)) as old, av.open(str(tmp_path / "camera.mov"), "w") as new:
+        stream = new.add_stream_from_template(old.streams.video[0])
+        for packet in old.demux(video=0):
+            if packet.size:
+                data = bytes(packet)
+                marked = av.Packet(data[:2] + b"\xff\xe1" + struct.pack(">H", 2 + len(exif)) + exif + data[2:])
+                marked.stream, marked.time_base = stream, packet.time_base
+                marked.pts, marked.dts, marked.duration = packet.pts, packet.dts, packet.duration
+                new.mux(marked)
+    info = probe(str(tmp_path / "camera.mov"))
+    assert (info.width, info.height, info.rotation) == (96, 64, 0)
+    assert numbers(info) == list(range(5))
 
 
 @pytest.mark.parametrize(

@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -106,6 +108,44 @@ def test_speech_is_in_a_codec_that_every_blender_reads(tmp_path: Path, suffix: s
     output = tmp_path / f"new{suffix}"
     copy(source, output, sound="speech", speech=spoken(np.zeros(8000, np.float32), 16000, Fraction(0)))
     assert codec_of(output) == codec
+
+
+@pytest.mark.parametrize(
+    ("made", "suffix", "quality", "codec"),
+    [
+        ({"codec": "prores_ks", "pixel_format": "yuv422p10le"}, ".mov", "high", "pcm_s24le"),
+        ({}, ".mov", "mezzanine", "pcm_s24le"),
+        ({}, ".mov", "lossless", "pcm_s24le"),
+        ({}, ".mp4", "lossless", "flac"),
+        ({}, ".mkv", "high", "flac"),
+    ],
+)
+def test_speech_of_24_bits_keeps_them_where_the_pictures_keep_theirs(
+    tmp_path: Path, made: dict[str, Any], suffix: str, quality: str, codec: str
+) -> None:
+    """AAC is for listening: a mixer who gets it beside ProRes has lost the recording."""
+    source = make_movie(tmp_path / "clip.mov", 10, **made)
+    wave = np.random.default_rng(0).integers(-(2**22), 2**22, 19200).astype(np.float32) / np.float32(2**23)
+    output = tmp_path / f"new{suffix}"
+    speech = replace(spoken(wave, 48000, Fraction(0)), deep=True)
+    copy(source, output, sound="speech", speech=speech, quality=quality)
+    assert codec_of(output) == codec
+    assert np.array_equal(sound_of(output)[0], wave)
+    assert probe(str(output)).frames == 10
+
+
+def test_sound_that_is_not_deep_takes_no_more_room_than_it_needs(tmp_path: Path) -> None:
+    source = make_movie(tmp_path / "clip.mp4", 10)
+    copy(source, tmp_path / "new.mkv", sound="speech", speech=spoken(np.zeros(8000, np.float32), 16000, Fraction(0)))
+    with av.open(str(tmp_path / "new.mkv")) as container:
+        assert container.streams.audio[0].codec_context.format.name == "s16"
+
+
+def test_the_sources_own_sound_stays_whole_beside_prores(tmp_path: Path) -> None:
+    """Opus does not go into .mov; encoded again, it must not lose a second time."""
+    made: dict[str, Any] = {"codec": "prores_ks", "pixel_format": "yuv422p10le", "sound": "libopus"}
+    copy(make_movie(tmp_path / "clip.mkv", 10, **made), tmp_path / "new.mov")
+    assert codec_of(tmp_path / "new.mov") == "pcm_s24le"
 
 
 def test_a_codec_the_container_cannot_take_becomes_aac(tmp_path: Path) -> None:

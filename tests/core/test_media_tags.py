@@ -13,7 +13,7 @@ from clips import make_movie
 from portrait_clips import write_movie
 
 from core.media import SourceInfo, probe, read, write
-from core.media.tags import later
+from core.media.tags import later, track_tags
 
 ntsc = Fraction(30000, 1001)
 
@@ -110,3 +110,51 @@ def test_a_sound_streams_name_and_role_come_along(tmp_path: Path, suffix: str) -
         assert Disposition.default in first.disposition
         assert Disposition.default not in second.disposition
         assert Disposition.comment in second.disposition or suffix == ".mov"  # which knows no such role
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv"])
+def test_the_reel_and_the_names_of_tracks_come_along(tmp_path: Path, suffix: str) -> None:
+    """By its reel an edit list finds a camera's card again; by their names a mixer tells dialogue from music."""
+    names = ("Camera A", "Dialogue", "M&E L")
+    clip = tmp_path / "clip.mov"
+    make_movie(tmp_path / "plain.mp4", 8, sound="aac")
+    with av.open(str(tmp_path / "plain.mp4")) as old, av.open(str(clip), "w") as new:
+        new.metadata["timecode"] = "01:00:00:00"
+        video = new.add_stream_from_template(old.streams.video[0], opaque=True)
+        sounds = [new.add_stream_from_template(old.streams.audio[0]) for _ in range(2)]
+        for stream, name in zip([video, *sounds], names, strict=True):
+            stream.metadata["title"] = name
+        video.metadata["reel_name"] = "A001C003"
+        for packet in old.demux():
+            if packet.dts is not None:
+                for stream in [video] if packet.stream.type == "video" else sounds:
+                    packet.stream = stream
+                    new.mux(packet)
+    info = probe(str(clip))
+    output = tmp_path / f"new{suffix}"
+    with write(info, str(output), count=info.frames) as writer:
+        for picture in read(info):
+            writer.add(picture)
+    if suffix == ".mp4":
+        assert [warning for warning in writer.warnings if "the reel name A001C003" in warning]
+    else:
+        assert dict(probe(str(output)).tags.video)["reel_name"] == "A001C003"
+    with av.open(str(output)) as container:
+        key = "title" if suffix == ".mkv" else "name"
+        streams = [container.streams.video[0], *container.streams.audio]
+        assert [stream.metadata.get(key) for stream in streams] == list(names)
+
+
+@pytest.mark.parametrize(
+    ("told", "name"),
+    [
+        ({"handler_name": "English"}, "English"),
+        ({"HANDLER_NAME": "English"}, "English"),
+        ({"handler_name": "SoundHandler"}, None),
+        ({"handler_name": "Core Media Audio"}, None),
+        ({"handler_name": "SoundHandler", "name": "Boom"}, "Boom"),
+        ({"title": "Boom", "name": "Channel 1"}, "Boom"),
+    ],
+)
+def test_a_track_is_called_what_people_call_it_not_after_a_program(told: dict[str, str], name: str | None) -> None:
+    assert track_tags(told).get("title") == name

@@ -9,11 +9,12 @@ import sys
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
 import pytest
-from clips import make_movie, number_of
+from clips import barcode, make_movie, number_of
 
 from core.errors import MediaError, OutputError
 from core.media import SourceInfo, probe, read, suffixes, write
@@ -178,6 +179,36 @@ def test_an_output_that_cannot_be_gets_one_sentence(tmp_path: Path, name: str, s
     with pytest.raises(OutputError, match=says) as caught, write(info, str(tmp_path / name), count=4):
         pytest.fail("the writer should not open")
     assert caught.value.hint
+
+
+def test_colours_that_only_the_container_tells_stay(tmp_path: Path) -> None:
+    """Many cameras' ProRes is silent in its pictures; without its tags HLG plays flat and grey."""
+    told = (1, 9, 9, 18)
+    path = tmp_path / "camera.mov"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("prores_ks", rate=25, width=96, height=64)
+        assert isinstance(stream, av.VideoStream)
+        context = stream.codec_context
+        context.pix_fmt = "yuv422p10le"
+        context.color_range, context.colorspace, context.color_primaries, context.color_trc = told
+        for number in range(3):
+            frame = av.VideoFrame.from_ndarray(barcode(number), format="rgb24").reformat(format="yuv422p10le")
+            frame.colorspace, frame.pts, frame.time_base = 2, number, Fraction(1, 25)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    with av.open(str(path)) as container:
+        assert tags_told(next(container.decode(video=0)))[1:] == (2, 2, 2), "the pictures are to be silent here"
+    info = probe(str(path))
+    assert tags_told(info) == told
+    assert next(read(info)).frame.colorspace == 9, "new lips would be in the colours of another matrix"
+    copy(info, tmp_path / "new.mov")
+    with av.open(str(tmp_path / "new.mov")) as container:
+        assert tags_told(container.streams.video[0].codec_context) == told
+        assert tags_told(next(container.decode(video=0))) == told
+
+
+def tags_told(by: Any) -> tuple[int, int, int, int]:
+    return by.color_range, by.colorspace, by.color_primaries, by.color_trc
 
 
 def test_a_container_that_cannot_keep_the_pixels_is_refused_with_the_ones_that_can(tmp_path: Path) -> None:

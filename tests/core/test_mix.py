@@ -63,6 +63,20 @@ def test_a_mix_keeps_its_channels_its_rate_and_its_levels(tmp_path: Path) -> Non
     assert np.abs(np.array(levels) - [[0.5, 0], [0, 0.1]]).max() < 0.002
 
 
+@pytest.mark.parametrize(
+    ("ending", "subtype", "deep"),
+    [(".wav", "PCM_16", False), (".wav", "PCM_24", True), (".wav", "FLOAT", True), (".mp3", None, False)],
+)
+def test_how_fine_the_speech_is_is_known_to_who_writes_it(
+    tmp_path: Path, ending: str, subtype: str | None, deep: bool
+) -> None:
+    """Or a recording of 24 bits is heard with 16."""
+    speech, other = tmp_path / f"speech{ending}", tmp_path / "other.wav"
+    soundfile.write(speech, tone(440, 0.5, 1), rate, subtype)
+    soundfile.write(other, tone(440, 0.5, 1), rate, "PCM_16")
+    assert mix.of_files([(str(other), Fraction(0)), (str(speech), Fraction(0))]).deep is deep
+
+
 def test_five_speakers_and_the_low_one_stay_apart(tmp_path: Path) -> None:
     channels = np.stack([tone(200 * (i + 1), 0.2, 2) for i in range(6)], 1)
     soundfile.write(tmp_path / "mix.wav", channels, rate, "PCM_24")

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import struct
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from fractions import Fraction
@@ -287,6 +288,24 @@ def test_a_pick_that_hits_nobody_says_how_to_see_who_is_there(
         redub.run(make_job(face=face))
     assert "lipsync faces" in caught.value.hint
     assert list(tmp_path.glob("out*")) == []
+
+
+def test_a_click_on_a_photo_means_the_files_own_pixels_though_the_face_is_seen_upright(tmp_path: Path):
+    """People click in Blender, which shows a phone's portrait lying on its side."""
+    path = str(tmp_path / "portrait.jpg")
+    scene = np.vstack([portrait(), np.full((120, 240, 3), 90, np.uint8)])  # the face is in the upper half
+    data = cv2.imencode(".jpg", np.rot90(scene)[..., ::-1])[1].tobytes()
+    exif = b"Exif\0\0MM\0*" + struct.pack(">IHHHIHHI", 8, 1, 0x112, 3, 1, 6, 0, 0)
+    Path(path).write_bytes(data[:2] + b"\xff\xe1" + struct.pack(">H", 2 + len(exif)) + exif + data[2:])
+    footage = people.open_footage("", [path], None)
+    found = people.find(footage, cached=False)
+    left, top, right, bottom = found.tracks[0].boxes[0]
+    assert bottom < 240
+    across, down = (left + right) / 2, (top + bottom) / 2
+    assert list(people.pick(footage, found, f"at:0,{down:.0f},{240 - across:.0f}")) == [1]
+    assert list(people.pick(footage, found, str(people.describe(footage, found)[0]["mouth_at"]))) == [1]
+    with pytest.raises(NoFaceError, match="no face at 300, 120 "):
+        people.pick(footage, found, "at:0,300,120")
 
 
 @pytest.mark.parametrize("face", ["", "tallest", "track:", "track:1,", "track:-1", "at:1,2", "at:1,2,x", "at:1,2,3;ls"])
