@@ -17,6 +17,8 @@ from jsonargparse import ArgumentParser, set_parsing_settings
 
 from core.errors import JobError, OutputError
 
+from . import named_files
+
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
 bundled = Path(__file__).resolve().parent / "configs"
 """TOML files that `--config` knows by their names without ending."""
@@ -63,9 +65,10 @@ def dump(settings: Any, path: Path) -> None:
 
 
 def differences(kept: dict[str, Any], asked: dict[str, Any], prefix: str = "") -> list[str]:
-    """What differs between two configs in words; how long and on what a run trains may change."""
+    """What differs between two configs in words; how long and on what a run trains may change. Files that settings name
+    are compared by named_files."""
     free = {"output", "folder", "minutes", "steps", "workers", "threads", "patience", "log_every", "save_every"}
-    free |= {"evaluate_every", "dev_samples", "accelerator", "devices", "nodes", "strategy"}
+    free |= {"evaluate_every", "dev_samples", "accelerator", "devices", "nodes", "strategy", *named_files.names}
     found = []
     for name in sorted(kept.keys() | asked.keys()):
         before, now, full = kept.get(name), asked.get(name), prefix + name

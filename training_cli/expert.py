@@ -42,6 +42,8 @@ flat_after = 2000
 """Steps that an expert may guess before its user is told what can be done."""
 learnt = 0.1
 """Loss at which one batch counts as learnt by heart."""
+half_learnt = 0.35
+"""Loss that shows that a batch is being learnt: who misses pictures or sound cannot get below 0.69."""
 most_overfit_steps = 1000
 most_overfit_batch = 16
 offset_frames = 75
@@ -93,7 +95,8 @@ class ExpertSettings:
     """Dev clips whose offset the expert measures at each evaluation, a second test beside its accuracy; 0: none."""
     overfit_one_batch: bool = False
     """Instead of training, see whether one batch can be learnt by heart, which takes a minute or two: when it cannot,
-    data, net or loss are wired wrong, and no amount of steps will help. Nothing is written."""
+    data, net or loss are wired wrong, and no amount of steps will help. It takes 1000 steps at most, or fit.steps where
+    those are fewer. Nothing is written."""
     fit: FitSettings = field(
         default_factory=lambda: FitSettings(
             steps=1_000_000, batch=64, evaluate_every=5000, dev_samples=512, save_every=2000, patience=40
@@ -231,9 +234,15 @@ class ExpertTask(Task):
             "auc": float(binary_auroc(cosine, match.int())),
         }
         if self.offset_clips:
-            offsets = [measure_offset(self.expert, _beginning(path)).frames for path in self.offset_clips]
-            values["offset_accuracy"] = float(np.mean(np.abs(offsets) <= 1))
+            values["offset_accuracy"] = float(np.mean([self._in_step(path) for path in self.offset_clips]))
         return values
+
+    def _in_step(self, path: Path) -> bool:
+        """Whether the expert finds a dev clip's sound where it is, within a frame."""
+        try:
+            return abs(measure_offset(self.expert, _beginning(path)).frames) <= 1
+        except MediaError:  # it says no numbers, which may pass
+            return False
 
     def save(self, path: Path, card: dict[str, Any]) -> None:
         about = _about(Path(self.settings.data.folder))
@@ -296,6 +305,9 @@ def train_expert(settings: ExpertSettings) -> FitResult | str:
     train = SyncWindows(settings.data, "train", settings.fit.seed)
     if settings.overfit_one_batch:
         return overfit_one_batch(settings, train)
+    if settings.fit.batch < 2:
+        hint = "Use 2 or more: the net's last layers see one value a sample, and batch norm needs several."
+        raise JobError(f"fit.batch is {settings.fit.batch}.", hint)
     dev = SyncWindows(SyncDataSettings(settings.data.folder), "dev", dev_seed)
     torch.manual_seed(settings.fit.seed)  # of the weights the run begins with
     task = ExpertTask(settings, _spread(dev.index.paths, settings.offset_clips))
@@ -315,7 +327,8 @@ def overfit_one_batch(settings: ExpertSettings, train: SyncWindows) -> str:
     task, optimizer = fabric.setup(raw, torch.optim.Adam(raw.parameters(), settings.fit.rate))
     wanted = max(2, min(settings.fit.batch, most_overfit_batch))
     batch = fabric.to_device(_telling_batch(train, wanted))
-    bar = tqdm(range(1, most_overfit_steps + 1), unit="step")
+    steps = min(settings.fit.steps, most_overfit_steps)
+    bar = tqdm(range(1, steps + 1), unit="step")
     first = loss = float("nan")
     for step in bar:
         values = task(batch, step)
@@ -331,12 +344,23 @@ def overfit_one_batch(settings: ExpertSettings, train: SyncWindows) -> str:
         optimizer.zero_grad()
         fabric.backward(values["loss"])
         optimizer.step()
-    hint = "Try --fit.rate 1e-4 and --fit.precision 32-true, and look at the crops that prepare made."
+    if loss < half_learnt:
+        return (
+            f"Wired right: {wanted} samples are not quite learnt by heart after {steps} steps, but the loss fell from "
+            f"{first:.2f} to {loss:.2f}, and an expert that missed pictures or sound would stay at 0.69."
+        )
     raise JobError(
-        f"{wanted} samples were not learnt by heart in {most_overfit_steps} steps: the loss went from {first:.2f} to "
-        f"{loss:.2f}.",
-        hint,
+        f"{wanted} samples were not learnt by heart in {steps} steps: the loss went from {first:.2f} to {loss:.2f}.",
+        _what_else(settings.fit, steps),
     )
+
+
+def _what_else(fit: FitSettings, steps: int) -> str:
+    """What can be tried, of what the settings do not have already."""
+    tries = [f"--fit.steps {most_overfit_steps}"] * (steps < most_overfit_steps)
+    tries += ["--fit.rate 1e-4"] * (fit.rate != 1e-4) + ["--fit.precision 32-true"] * (fit.precision != "32-true")
+    look = "ook at the crops that prepare made, and listen to whether their sound is in sync."
+    return f"Try {' and '.join(tries)}, and l{look}" if tries else f"L{look}"
 
 
 def _telling_batch(train: SyncWindows, wanted: int) -> Item:

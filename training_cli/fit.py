@@ -8,12 +8,12 @@ that the state is weights, optimiser, average and step, and a resumed run goes o
 from __future__ import annotations
 
 import json
-import pickle
+import os
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -29,13 +29,14 @@ from tqdm import tqdm
 from core.allocator import keep_freed_memory
 from core.errors import JobError, LipSyncError, MediaError, ModelError, OutputError
 
+from . import named_files
 from .config import differences, dump, resolved, without_places
 from .data import Item, Steps
-from .log import Log
+from .lock import locked
+from .log import Log, for_json
 from .shards import again
+from .state import RunState, first_line, load_state, state_name, unreadable
 
-unreadable = (OSError, RuntimeError, ValueError, EOFError, KeyError, TypeError, pickle.UnpicklingError)
-"""What torch.load and load_state_dict raise for a file that they cannot or will not read."""
 patience_with_nan = 3
 """Steps in a row whose gradient is not finite before the run goes back to its last saved state."""
 most_rollbacks = 5
@@ -108,6 +109,8 @@ class Task(nn.Module):
 
     name = "model"
     """Of the file that a run leaves for use."""
+    can_start = True
+    """That file is a net from which another run can `--start`."""
     frozen: tuple[str, ...] = ()
     """Submodules that are never trained: always in eval mode, and no part of a run's state."""
 
@@ -169,18 +172,6 @@ class FitResult:
         return f"{self.model}: step {self.step}{how}; on the dev set {numbers or 'not measured yet'}"
 
 
-@dataclass
-class _State:
-    """What a run is, besides its weights."""
-
-    step: int = 0
-    best: float = float("inf")
-    unimproved: int = 0
-    rollbacks: int = 0
-    done: bool = False
-    evaluation: dict[str, float] = field(default_factory=dict)
-
-
 def fit(
     task: Task, train: Dataset[Item], dev: Dataset[Item], settings: FitSettings, folder: Path, config: Any
 ) -> FitResult:
@@ -192,7 +183,8 @@ def fit(
         folder: gets state.ckpt, <task.name>.safetensors, config.toml, log.jsonl and TensorBoard's files.
 
     Raises:
-        JobError: the folder holds a run of another config, or the loss will not stay finite.
+        JobError: the folder holds a run of another config, or a net without its run; another process trains there; or
+            the loss will not stay finite.
         ModelError: its state is damaged.
         OutputError: the disk is full; the last saved state is whole.
     """
@@ -200,8 +192,9 @@ def fit(
     if settings.threads:
         torch.set_num_threads(settings.threads)
     fabric = _fabric(settings, folder)
-    run = _Run(fabric, task, settings, folder, config)
-    return run.go(train, dev)
+    with _alone(fabric, folder):
+        run = _Run(fabric, task, settings, folder, config)
+        return run.go(train, dev)
 
 
 def _fabric(settings: FitSettings, folder: Path) -> Fabric:
@@ -218,15 +211,27 @@ def _fabric(settings: FitSettings, folder: Path) -> Fabric:
         )
     except (ValueError, TypeError, RuntimeError, ModuleNotFoundError, MisconfigurationException) as e:
         hint = "Look at accelerator, devices, strategy and precision; `auto`, 1, `auto` and `32-true` always work."
-        raise JobError(f"This machine cannot train like that: {str(e).splitlines()[0]}", hint) from None
+        raise JobError(f"This machine cannot train like that: {first_line(e)}", hint) from None
     fabric.launch()
     return fabric
+
+
+@contextmanager
+def _alone(fabric: Fabric, folder: Path) -> Iterator[None]:
+    """Keeps other commands out of the folder. Of a run's processes the first locks, and all hear how that went."""
+    with ExitStack() as stack:
+        with _disk():
+            ours = stack.enter_context(locked(folder)) if fabric.global_rank == 0 else True
+        if not fabric.broadcast(ours):
+            hint = "Wait until it has ended, or name another output folder."
+            raise JobError(f"Another command is training the run in {folder}.", hint)
+        yield
 
 
 class _Run:
     def __init__(self, fabric: Fabric, task: Task, settings: FitSettings, folder: Path, config: Any) -> None:
         self.fabric, self.settings, self.folder, self.config = fabric, settings, folder, resolved(config)
-        self.state = _State()
+        self.state = RunState()
         self.raw = task
         task.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         task.to(fabric.device)
@@ -241,6 +246,8 @@ class _Run:
         self._running = [b for name, b in task.named_buffers() if b.is_floating_point() and not name.startswith(held)]
         """Batch norms' running statistics."""
         self._kept = [value.clone() for value in self._running]
+        self._files = named_files.hashes(self.config)
+        self._has_state = (folder / state_name).exists()
         self._resume()
         if fabric.global_rank == 0:
             dump(config, folder / "config.toml")
@@ -249,8 +256,10 @@ class _Run:
     def go(self, train: Dataset[Item], dev: Dataset[Item]) -> FitResult:
         s, state, fabric = self.settings, self.state, self.fabric
         begun = time.monotonic()
-        model = self.folder / f"{self.raw.name}.safetensors"
-        if state.step >= s.steps and fabric.broadcast(model.exists()):
+        model = self._product
+        if state.step >= s.steps:
+            if not fabric.broadcast(model.exists()):
+                self._save_model()
             return FitResult(model, state.step, True, state.evaluation)
         dev_batches = _dev_batches(dev, s)
         loader = DataLoader(
@@ -295,6 +304,10 @@ class _Run:
                     break
         return FitResult(model, state.step, state.done or state.step >= s.steps, self.state.evaluation)
 
+    @property
+    def _product(self) -> Path:
+        return self.folder / f"{self.raw.name}.safetensors"
+
     def _next(self, batches: Iterator[Any]) -> Item:
         try:
             return next(batches)
@@ -306,7 +319,7 @@ class _Run:
             if "DataLoader" not in str(e):
                 raise
             hint = "Look at the disk and at the memory, try fewer fit.workers; the same command goes on."
-            raise MediaError(f"The reading processes give no data: {str(e).splitlines()[0]}", hint) from None
+            raise MediaError(f"The reading processes give no data: {first_line(e)}", hint) from None
 
     def _step(self, batch: Item) -> tuple[dict[str, Tensor], bool]:
         """One step of the optimiser, unless the gradient is not finite."""
@@ -361,25 +374,28 @@ class _Run:
         better = self.state.evaluation["loss"] < state.best
         state.unimproved = 0 if better else state.unimproved + 1
         if better:
+            self._save_model()  # first: a state that knew of a better model than there is would never save it
             state.best = self.state.evaluation["loss"]
-            self._save_model()
         state.done = state.unimproved >= self.settings.patience
 
     def _save_model(self) -> None:
+        if not self._has_state:  # killed between the two, a model alone would pass for another run's
+            self._save_state()
         if self.fabric.global_rank == 0:
-            state = self.state
-            card = {"training": without_places(self.config), "step": state.step, "evaluation": state.evaluation}
+            state, training = self.state, without_places(self.config)
+            card = {"training": training, "step": state.step, "evaluation": for_json(state.evaluation)}
             with self._averaged_weights(), _disk():
-                self.raw.save(self.folder / f"{self.raw.name}.safetensors", card)
+                self.raw.save(self._product, card)
         self.fabric.barrier()
 
     def _save_state(self) -> None:
-        """Complete or not at all: a kill while it is written leaves the one before."""
+        """Complete or not at all: a kill or a power cut while it is written leaves the one before."""
         state = {
             "task": self.raw.state_dict(),
             "optimizer": self.raw_optimizer.state_dict(),
             "average": self.average.state_dict() if self.average else None,
             "config": json.dumps(self.config),
+            "files": self._files,
             "run": dict(vars(self.state)),
         }
         temporary = self.folder / "state.part"
@@ -387,25 +403,42 @@ class _Run:
             try:
                 self.fabric.save(temporary, state)
                 if self.fabric.global_rank == 0:
-                    temporary.replace(self.folder / "state.ckpt")
+                    with open(temporary, "rb+") as file:
+                        os.fsync(file.fileno())
+                    temporary.replace(self.folder / state_name)
             finally:
                 if self.fabric.global_rank == 0:
                     temporary.unlink(missing_ok=True)
+        self._has_state = True
         self.fabric.barrier()
 
     def _resume(self) -> None:
-        path = self.folder / "state.ckpt"
-        if not path.exists():
+        if not self._has_state:
+            self._refuse_to_overwrite()
             return
         kept = load_state(self.folder)
-        if difference := differences(json.loads(kept["config"]), self.config):
+        before = json.loads(kept["config"])
+        others, starts = named_files.differences(before, self.config, kept.get("files", {}), self._files)
+        if difference := differences(before, self.config) + others:
             raise JobError(
                 f"{self.folder} holds a run with other settings: {', '.join(difference)}.",
-                "Give it the settings it was begun with, or name another output folder.",
+                "Give it the settings and files it was begun with, or name another output folder.",
             )
+        for start in starts:
+            if self.fabric.global_rank == 0:
+                print(f"{start} has changed since; the run goes on from where it is.", file=sys.stderr)
         self._restore(kept)
-        self.state = _State(**kept["run"])
+        self.state = RunState(**kept["run"])
         self.state.done = False  # asked for again, perhaps with more patience
+
+    def _refuse_to_overwrite(self) -> None:
+        """A net whose state was deleted may be the result of days, and this run would begin from nothing."""
+        if self._product.exists():
+            start = f", with --start {self._product} to begin from that net" if self.raw.can_start else ""
+            raise JobError(
+                f"{self._product} is a trained net, and the state of its run ({state_name}) is not there any more.",
+                f"Nothing is overwritten: name another output folder{start}.",
+            )
 
     def _restore(self, kept: dict[str, Any]) -> None:
         try:
@@ -417,33 +450,19 @@ class _Run:
                 self.average.load_state_dict(kept["average"])
         except unreadable as e:
             raise ModelError(
-                f"The state in {self.folder} does not fit its settings: {str(e).splitlines()[0]}",
+                f"The state in {self.folder} does not fit its settings: {first_line(e)}",
                 "Name another output folder.",
             ) from None
 
     def _roll_back(self) -> None:
         """Back to the last saved state, but on with the data: what broke it does not come again."""
         self.state.rollbacks += 1
-        path = self.folder / "state.ckpt"
-        if self.state.rollbacks > most_rollbacks or not path.exists():
+        if self.state.rollbacks > most_rollbacks or not self._has_state:
             raise JobError(
                 f"The gradient is not finite at step {self.state.step}, again and again.",
                 "Lower the rate (fit.rate), or train in 32-true; log.jsonl shows which loss grew.",
             )
         self._restore(load_state(self.folder))
-
-
-def load_state(folder: Path) -> dict[str, Any]:
-    """The state of a run; nothing in it is executed.
-
-    Raises:
-        ModelError: there is none, or it is damaged.
-    """
-    try:
-        return torch.load(folder / "state.ckpt", map_location="cpu", weights_only=True)
-    except unreadable as e:
-        hint = "Name the output folder of a run; if its state is damaged, begin anew in another."
-        raise ModelError(f"The state of a run in {folder} cannot be read: {str(e).splitlines()[0]}", hint) from None
 
 
 def _dev_batches(dev: Dataset[Item], settings: FitSettings) -> list[Item]:
@@ -485,7 +504,7 @@ def _disk() -> Iterator[None]:
         raise
     except (OSError, RuntimeError) as e:
         # torch and safetensors put what the system said into a RuntimeError's text
-        reason = e.strerror if isinstance(e, OSError) else str(e).splitlines()[0]
+        reason = e.strerror if isinstance(e, OSError) else first_line(e)
         hint = "Make room or repair the folder, then give the same command: the run goes on from its last saved state."
         raise OutputError(f"The run could not be saved: {reason}.", hint) from None
 

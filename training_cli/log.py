@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from math import isfinite
 from pathlib import Path
 from typing import cast
 
@@ -11,6 +13,11 @@ import torch
 from lightning.fabric import Fabric
 from lightning.fabric.loggers.tensorboard import TensorBoardLogger
 from torch import Tensor
+
+
+def for_json(values: Mapping[str, float]) -> dict[str, float | None]:
+    """Numbers as strict JSON can hold them: null for what is not finite."""
+    return {name: value if isfinite(value) else None for name, value in values.items()}
 
 
 class Log:
@@ -50,5 +57,6 @@ class Log:
         if self._fabric.global_rank:
             return
         with open(self._folder / "log.jsonl", "a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": step} | {k: round(v, 6) for k, v in values.items()}) + "\n")
+            rounded = {name: round(value, 6) for name, value in values.items()}
+            file.write(json.dumps({"step": step} | for_json(rounded)) + "\n")
         self._fabric.log_dict(values, step)

@@ -194,10 +194,15 @@ def course_loss(heard: Tensor, true: Tensor, known: Tensor) -> Tensor:
 def match_loss(cosine: Tensor, match: Tensor) -> Tensor:
     """Binary cross-entropy of cosines (B,) in [0, 1] against matches (B,) in {0, 1}, in float32 under autocast too.
 
-    Clamped, as the logarithm of 0 has no gradient to come back from and rounding can give a cosine above 1.
+    Clamped, as the logarithm of 0 has no gradient to come back from and rounding can give a cosine above 1. A cosine
+    that is not finite makes loss and gradient NaN, and the step is left out; torch's cross-entropy would raise instead.
     """
     with torch.autocast(cosine.device.type, enabled=False):
-        return F.binary_cross_entropy(cosine.float().clamp(1e-6, 1 - 1e-6), match.float())
+        cosine = cosine.float()
+        finite = cosine.isfinite()
+        loss = F.binary_cross_entropy(cosine.where(finite, 0.5).clamp(1e-6, 1 - 1e-6), match.float())
+        nothing = torch.zeros_like(cosine).where(finite, torch.nan)
+        return loss + (cosine * nothing).sum()
 
 
 def sync_loss(expert: SyncNet, drawn: Tensor, mel: Tensor) -> Tensor:

@@ -40,8 +40,10 @@ from .config import resolved, without_places
 from .data import DataSettings, Item, PictureWindows, SoundWindows, dev_seed
 from .fit import FitResult, FitSettings, Task, fit
 from .generator import masked_pairs, mouth_part
+from .log import for_json
 from .losses import bend_loss, course_loss, flow_loss, mouth_weights, perceptual_loss
 from .speech_spans import SpeechSpans
+from .state import state_name
 
 Stage = Literal["listen", "paint"]
 stages: tuple[Stage, ...] = ("listen", "paint")
@@ -93,6 +95,7 @@ class PretrainSettings:
 class _Stage(Task):
     """A stage trains some parts of the generator and hands those on."""
 
+    can_start = False
     parts: tuple[str, ...] = ()
 
     def __init__(self, settings: PretrainSettings, generator: Generator) -> None:
@@ -231,7 +234,8 @@ def pretrain(settings: PretrainSettings) -> FitResult:
         LipSyncError: the settings, the data or a file do not fit; see fit.fit.
     """
     begun = time.monotonic()
-    folder = Path(settings.output)
+    folder, model = Path(settings.output), Path(settings.output) / "generator.safetensors"
+    _refuse_to_overwrite(model)
     generator = _generator(settings)
     result = None
     for name in [settings.only] if settings.only else stages:
@@ -253,10 +257,18 @@ def pretrain(settings: PretrainSettings) -> FitResult:
     measure_gain(listen, _as_spoken(settings, "dev"))
     measure_bounds(listen, _as_spoken(settings, "train"))
     listen.code.gain.mul_(settings.liveliness)
-    model = folder / "generator.safetensors"
-    card = {"training": without_places(resolved(settings)), "evaluation": result.evaluation}
+    card = {"training": without_places(resolved(settings)), "evaluation": for_json(result.evaluation)}
     save_net(model, generator, card, torch.float32)
     return replace(result, model=model)
+
+
+def _refuse_to_overwrite(model: Path) -> None:
+    """A generator in a folder without this command's stages is another run's, or all that was kept of one."""
+    if model.exists() and not any((model.parent / name / state_name).exists() for name in stages):
+        raise JobError(
+            f"{model} is a trained net, and the states of its run are not there any more.",
+            f"Nothing is overwritten: name another output folder, with --start {model} to begin from that net.",
+        )
 
 
 def _task(settings: PretrainSettings, stage: str, generator: Generator) -> _Stage:

@@ -80,6 +80,13 @@ class Verdict:
     confidence: float | None = None
     """Of the offset; None: never measured."""
     licence: str = ""
+    expert: str = ""
+    """SHA-256 of the expert that measured the offset."""
+    film_bytes: int = 0
+    """Of the video's file, as the next two; together they tell whether it has been replaced. Empty: not known."""
+    film_modified: int = 0
+    """Nanoseconds since 1970."""
+    film_sha256: str = ""
 
 
 def save(path: Path, clip: Clip, quality: int = 0) -> None:

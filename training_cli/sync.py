@@ -48,7 +48,7 @@ def measure_offset(expert: SyncNet, clip: shards.Clip | shards.ClipFile, most: i
         most: frames searched on both sides.
 
     Raises:
-        MediaError: the clip is too short.
+        MediaError: the clip is too short, or what the expert says of it is no number.
     """
     if isinstance(clip, shards.ClipFile):
         mel, frames, crops = clip.mel.astype(np.float32), len(clip), clip.crops
@@ -63,6 +63,8 @@ def measure_offset(expert: SyncNet, clip: shards.Clip | shards.ClipFile, most: i
         return torch.from_numpy(np.ascontiguousarray(pictures)).permute(0, 3, 1, 2).float() / 255
 
     distances = _distances(expert, read, frames, mel, clip.info.rate, most)
+    if not np.isfinite(distances).any():
+        raise MediaError(f"The sound and pictures of {clip.info.source} cannot be compared: they give no numbers.")
     confidence = np.nanmedian(distances) - np.nanmin(distances)
     return Offset(int(np.nanargmin(distances)) - most, float(confidence), distances)
 

@@ -30,11 +30,11 @@ from training_cli import cli
 from training_cli.config import parse
 from training_cli.evaluate import pictures, report, show, syncnet
 from training_cli.evaluate.clips import find_videos, next_to_each_other, read_pairs
+from training_cli.evaluate.files import sha256
 from training_cli.evaluate.measure import ClipScore, Measurer, at_25
 from training_cli.evaluate.report import Row, Table
 from training_cli.evaluate.run import Run
 from training_cli.evaluate.table import TableSettings, evaluate_table
-from training_cli.evaluate.weights import sha256
 from training_cli.losses import Lpips
 from training_cli.sync import sync_distances
 

@@ -170,6 +170,26 @@ def test_the_same_settings_begin_with_the_same_weights(talkers, tmp_path, monkey
     assert torch.equal(begun[0][name], begun[1][name]) and not torch.equal(begun[0][name], begun[2][name])
 
 
+@pytest.mark.parametrize(("losses", "said"), [((0.64, 0.11), "Wired right"), ((0.7, 0.6), "not learnt by heart")])
+def test_one_batch_takes_the_steps_it_is_given_and_advises_nothing_that_is_already_so(
+    talkers, tmp_path, monkeypatch, losses, said
+):
+    """A loss that falls from 0.64 to 0.11 was called a failure, whose remedy was the default rate. Losses made up."""
+    left = list(losses)
+
+    def forward(task: ExpertTask, batch, step: int):
+        return {"loss": sum(p.sum() for p in task.parameters()) * 0 + left.pop(0), "accuracy": torch.tensor(0.5)}
+
+    monkeypatch.setattr(ExpertTask, "forward", forward)
+    check = settings(talkers, tmp_path, overfit_one_batch=True, fit={"batch": 2, "steps": 2, "rate": 1e-4})
+    try:
+        found = str(train_expert(check))
+    except JobError as e:
+        found = str(e)
+        assert "--fit.steps 1000" in e.hint and "1e-4" not in e.hint and "32-true" not in e.hint
+    assert said in found and f"from {losses[0]:.2f} to {losses[1]:.2f}" in found and "2 steps" in found and not left
+
+
 @pytest.mark.parametrize("missing", ["faces", "mel"])
 def test_an_expert_that_misses_pictures_or_sound_does_not_pass_for_wired_right(talkers, tmp_path, monkeypatch, missing):
     seeing = ExpertTask._cosines
@@ -179,6 +199,21 @@ def test_an_expert_that_misses_pictures_or_sound_does_not_pass_for_wired_right(t
     with pytest.raises(JobError, match="not learnt by heart") as caught:
         train_expert(settings(talkers, tmp_path, overfit_one_batch=True, fit={"batch": 6}))
     assert caught.value.hint
+
+
+def test_a_batch_of_one_is_refused_in_a_sentence(talkers, tmp_path):
+    """Batch norm cannot learn from one value: it ended in an error nobody foresaw, after the data had been read."""
+    with pytest.raises(JobError, match=r"fit\.batch is 1") as caught:
+        train_expert(settings(talkers, tmp_path / "run", fit={"batch": 1}))
+    assert "2 or more" in caught.value.hint and not (tmp_path / "run").exists()
+
+
+def test_a_rate_that_breaks_the_expert_ends_as_documented(talkers, tmp_path):
+    """Left out, rolled back, then a sentence: torch's cross-entropy raised at the first cosine that was no number."""
+    fit = {"steps": 40, "batch": 2, "rate": 1e30, "evaluate_every": 9, "dev_samples": 2, "save_every": 1, "patience": 0}
+    with pytest.raises(JobError, match="not finite") as caught:
+        train_expert(settings(talkers, tmp_path, fit=fit))
+    assert "rate" in caught.value.hint
 
 
 def test_silent_footage_is_named_instead_of_trained_on(tmp_path):
@@ -337,3 +372,18 @@ def test_a_cosine_at_the_edge_has_a_finite_loss():
     loss = match_loss(cosine, torch.tensor([1.0, 0.0, 0.0, 1.0]))
     loss.backward()
     assert torch.isfinite(loss) and cosine.grad is not None and torch.isfinite(cosine.grad).all()
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_cosine_that_is_no_number_makes_loss_and_gradient_such_that_the_step_is_left_out(bad):
+    cosine = torch.tensor([bad, 0.5], requires_grad=True)
+    loss = match_loss(cosine, torch.tensor([1.0, 0.0]))
+    loss.backward()
+    assert torch.isnan(loss) and cosine.grad is not None and torch.isnan(cosine.grad[0])
+
+
+def test_a_clip_of_which_an_expert_says_no_numbers_is_a_sentence():
+    net = SyncNet(SyncNetConfig(width=0.25)).eval()
+    torch.nn.init.constant_(next(net.parameters()), float("nan"))
+    with pytest.raises(MediaError, match="no numbers"):
+        measure_offset(net, talking_clip(5, frames=20))

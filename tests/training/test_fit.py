@@ -9,7 +9,7 @@ import shlex
 import subprocess
 import sys
 import time
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import fitted_line
@@ -22,6 +22,8 @@ from torch import Tensor
 from core.errors import JobError, ModelError
 from core.nets.checkpoint import load_generator
 from training_cli import fit as loop
+from training_cli.fit import FitResult, FitSettings
+from training_cli.lock import locked
 
 repository = Path(__file__).resolve().parents[2]
 small = """
@@ -174,6 +176,159 @@ def test_a_damaged_state_is_a_sentence_not_code_that_runs(tmp_path):
         with pytest.raises(ModelError, match="cannot be read"):
             run(Line(), tmp_path, steps=80)
     assert not (tmp_path / "owned").exists()
+
+
+@pytest.mark.parametrize("content", [b"", torch.zeros(3), [1], {"weight": torch.zeros(3)}, {"run": {}, "config": "7"}])
+def test_a_state_that_is_empty_or_anothers_file_is_a_sentence(tmp_path, content):
+    """A power cut leaves an empty file, a careless copy a foreign one: neither is an error that nobody foresaw."""
+    path = tmp_path / "state.ckpt"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        torch.save(content, path)
+    before = path.read_bytes()
+    with pytest.raises(ModelError, match="state of a run") as caught:
+        run(Line(), tmp_path)
+    assert caught.value.hint and path.read_bytes() == before
+
+
+def test_a_state_is_on_the_disk_before_it_replaces_the_one_before(tmp_path, monkeypatch):
+    """Else a power cut can leave an empty file under the final name, and neither state."""
+    written = []
+
+    def sync(descriptor: int) -> None:
+        written.append((os.fstat(descriptor).st_ino, (tmp_path / "state.part").stat().st_ino))
+
+    monkeypatch.setattr(loop.os, "fsync", sync)
+    run(Line(), tmp_path, steps=10)
+    assert written[-1] == ((tmp_path / "state.ckpt").stat().st_ino,) * 2
+
+
+def test_a_net_whose_state_is_gone_is_not_overwritten(tmp_path):
+    """Deleted to save disk: the net was days of training, and one step of a new run would take its place."""
+    model = run(Line(), tmp_path, steps=20).model
+    before, written = model.read_bytes(), model.stat().st_mtime_ns
+    assert run(Line(), tmp_path, steps=20).finished and model.stat().st_mtime_ns == written
+    (tmp_path / "state.ckpt").unlink()
+    with pytest.raises(JobError, match="trained net") as caught:
+        run(Line(), tmp_path, steps=20)
+    assert f"--start {model}" in caught.value.hint and model.read_bytes() == before
+    assert not (tmp_path / "state.ckpt").exists()
+
+
+@pytest.mark.parametrize("patience", [0, 4])
+@pytest.mark.parametrize("saved", [False, True])
+def test_killed_while_its_first_model_is_saved_a_run_still_goes_on(tmp_path, patience, saved):
+    """Just before or just after: a run's own model must not pass for another's, nor be lost."""
+
+    class Killed(Line):
+        def save(self, path: Path, card) -> None:
+            if saved:
+                super().save(path, card)
+            raise KeyboardInterrupt
+
+    changes = {"steps": 10, "patience": patience, "evaluate_every": 5, "save_every": 10}
+    with pytest.raises(KeyboardInterrupt):
+        run(Killed(), tmp_path, **changes)
+    result = run(Line(), tmp_path, **changes)
+    whole = run(Line(), tmp_path / "whole", **changes)
+    expected, found = load_file(whole.model), load_file(result.model)
+    assert result.finished and all(torch.equal(expected[name], found[name]) for name in expected)
+
+
+def test_a_second_command_in_a_runs_folder_is_sent_away_and_a_killed_one_locks_nobody_out(tmp_path):
+    """Two at once wrote over each other's state, and each row of the log twice."""
+    code = "import sys, time; from pathlib import Path; from training_cli.lock import locked\n"
+    code += "with locked(Path(sys.argv[1])) as ours: print(ours, flush=True); time.sleep(600)"
+    words = [sys.executable, "-c", code, str(tmp_path)]
+    other = subprocess.Popen(words, cwd=repository, stdout=subprocess.PIPE, text=True)
+    try:
+        assert other.stdout and other.stdout.readline() == "True\n"
+        with pytest.raises(JobError, match="Another command is training") as caught:
+            run(Line(), tmp_path)
+        assert caught.value.hint and not (tmp_path / "log.jsonl").exists()
+    finally:
+        other.kill()
+        other.wait()
+    assert run(Line(), tmp_path).finished
+    with locked(tmp_path) as ours:
+        assert ours  # and a run that has ended lets the next one in
+
+
+@dataclass(frozen=True)
+class Taught:
+    """Settings that name files."""
+
+    expert: str
+    start: str = ""
+    fit: FitSettings = field(default_factory=FitSettings)
+
+
+def taught(folder: Path, expert: str | Path, start: str | Path = "", steps: int = 10) -> FitResult:
+    asked = replace(settings, steps=steps)
+    return loop.fit(Line(), Points(), Points(), asked, folder, Taught(str(expert), str(start), asked))
+
+
+def test_a_run_goes_on_with_the_same_expert_wherever_it_lies_by_now(tmp_path, monkeypatch):
+    """Days of training were refused because a path was written in another way, or the folder had been moved."""
+    monkeypatch.chdir(tmp_path)
+    Path("expert").write_bytes(b"an expert")
+    taught(tmp_path / "run", "expert")
+    for steps, path in ((20, "./expert"), (30, tmp_path / "expert")):
+        assert taught(tmp_path / "run", path, steps=steps).step == steps
+    (tmp_path / "run").rename(tmp_path / "moved")
+    Path("expert").rename("elsewhere")
+    assert taught(tmp_path / "moved", "elsewhere", steps=40).step == 40
+    Path("other").write_bytes(b"another")
+    with pytest.raises(JobError, match="expert was 'elsewhere', now 'other'"):
+        taught(tmp_path / "moved", "other", steps=50)
+
+
+def test_an_expert_that_was_trained_further_is_noticed_and_a_start_is_only_told(tmp_path, capsys):
+    """Half of a run with one judge and half with another is a result that nobody can explain."""
+    expert, start = tmp_path / "expert", tmp_path / "start"
+    for path in (expert, start):
+        path.write_bytes(b"first")
+    taught(tmp_path, expert, start)
+    expert.write_bytes(b"later")
+    with pytest.raises(JobError, match="another content now") as caught:
+        taught(tmp_path, expert, start, steps=20)
+    assert str(expert) in str(caught.value) and caught.value.hint
+    expert.write_bytes(b"first")
+    start.write_bytes(b"later")  # the run has weights of its own by now, and would be lost without need
+    capsys.readouterr()
+    assert taught(tmp_path, expert, start, steps=20).step == 20
+    assert f"{start} has changed since" in capsys.readouterr().err
+
+
+def test_a_run_begun_before_its_files_were_kept_goes_on(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("expert").write_bytes(b"an expert")
+    Path("other").write_bytes(b"another")
+    taught(tmp_path / "run", "expert")
+    path = tmp_path / "run" / "state.ckpt"
+    state = loop.load_state(path.parent)
+    del state["files"]
+    for steps, name in ((20, "expert"), (30, "./expert")):
+        torch.save(state, path)
+        assert taught(path.parent, name, steps=steps).step == steps
+    torch.save(state, path)
+    with pytest.raises(JobError, match="expert was"):
+        taught(path.parent, "other", steps=40)
+
+
+def test_the_log_can_be_read_by_strict_readers_of_json(tmp_path):
+    """jq, pandas and browsers refuse a bare NaN, and with it the whole log."""
+
+    def refuse(word: str) -> None:
+        raise ValueError(f"{word} is no JSON")
+
+    task = Line()
+    task.poisoned = {7}
+    run(task, tmp_path)
+    lines = (tmp_path / "log.jsonl").read_text(encoding="utf-8").splitlines()
+    rows = [json.loads(line, parse_constant=refuse) for line in lines]
+    assert [row["step"] for row in rows if "loss" in row and row["loss"] is None] == [10]
 
 
 def test_a_run_has_a_model_to_look_at_before_it_ends(tmp_path):

@@ -263,6 +263,20 @@ def test_learning_the_halves_apart_can_be_stopped_and_ends_in_a_model_whose_mout
         pretrain(settings)
 
 
+@pytest.mark.parametrize("kept", ["generator.safetensors", "listen/listen.safetensors"])
+def test_a_pretrained_net_whose_states_are_gone_is_not_overwritten(talkers, tmp_path, kept):
+    """Or one that `generator` trained in this folder: a few steps of a new run would take its place."""
+    path = tmp_path / kept
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(b"hours of training")
+    one = replace(quick, steps=1)
+    data, model = DataSettings(str(talkers)), replace(net, lip_code=True)
+    with pytest.raises(JobError, match="trained net") as caught:
+        pretrain(PretrainSettings(str(tmp_path), data, model=model, beta=0.0, listen=one, paint=one))
+    assert path.read_bytes() == b"hours of training" and "another output folder" in caught.value.hint
+    assert ("--start" in caught.value.hint) == (path.parent == tmp_path)  # a half is no net to start from
+
+
 def test_what_a_half_hears_too_quietly_is_made_as_lively_as_the_truth(talkers, tmp_path):
     """A prediction is smaller than the truth: unlevelled, every dub would mumble."""
     loop = replace(quick, steps=60, batch=8, rate=3e-3, average=0.9)

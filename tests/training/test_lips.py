@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from core import heard, media, mouth
-from core.errors import ModelError, NoFaceError, OutputError
+from core.errors import MediaError, ModelError, NoFaceError, OutputError
 from core.faces.mesh import forehead, lower_lip, point_count
 from core.mouth import shape_size
 from training_cli import lips, shards
@@ -209,6 +209,14 @@ def test_results_of_another_model_or_other_settings_are_not_mixed_in(takes, meas
     run.unlink()
     with pytest.raises(OutputError, match="another table"):
         evaluate_lips(settings)
+
+
+@pytest.mark.parametrize(("shortest", "needed"), [(0.5, 4), (7.0, 7)])
+def test_the_hint_names_the_length_that_is_needed(takes, tiny_model, shortest, needed):
+    """Six seconds were asked for, whatever the limit: who has clips of five would look for others."""
+    with pytest.raises(MediaError) as caught:
+        evaluate_lips(LipSettings(str(takes[0]), str(tiny_model), "cpu", shortest))
+    assert f"videos of {needed} seconds" in caught.value.hint
 
 
 def test_a_model_that_cannot_be_read_is_told_before_any_work(takes, measured, tmp_path):

@@ -315,6 +315,68 @@ def test_a_clip_that_was_deleted_is_made_again(four_videos, four_prepared):
     assert gone.is_file()
 
 
+def without(folder: Path, *fields: str) -> None:
+    """Makes a report as it was before these fields were kept."""
+    path = folder / "report.jsonl"
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    assert all(field in row for row in rows for field in fields)
+    lines = [json.dumps({name: value for name, value in row.items() if name not in fields}) + "\n" for row in rows]
+    path.write_text("".join(lines), encoding="utf-8")
+
+
+def stamps(output: Path) -> dict[str, int]:
+    return {path.name: path.stat().st_mtime_ns for path in (output / "clips").iterdir()}
+
+
+def test_a_video_that_was_replaced_is_prepared_anew(four_videos, four_prepared, tmp_path, monkeypatch, capsys):
+    """Else a net trains on pictures and sound of a video that was taken back. Killed half-way, it stays gone."""
+    videos = Path(shutil.copytree(four_videos, tmp_path / "videos"))
+    before = stamps(four_prepared)
+    shutil.copy(videos / "p0" / "talk.mkv", videos / "p3" / "talk.mkv")  # one shot instead of two
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "_make_clips", lambda *_: exec("raise KeyboardInterrupt"))
+        with pytest.raises(KeyboardInterrupt):
+            prepare(settings(videos, four_prepared))
+    assert "are prepared anew: 1." in capsys.readouterr().err
+    prepare(settings(videos, four_prepared))
+    after = stamps(four_prepared)
+    kept = {name: stamp for name, stamp in before.items() if not name.startswith("p3")}
+    assert kept.items() <= after.items() and len(kept) == 3 and len(after) == 4
+    ok = [v for v in shards.read_report(four_prepared) if v.verdict == "ok"]
+    assert sorted(v.clip for v in ok) == sorted(after)
+    clips = {v.source: shards.load(shards.clip_path(four_prepared, v)) for v in ok}
+    assert (clips["p3/talk.mkv"].crops == clips["p0/talk.mkv"].crops).all()
+    report = (four_prepared / "report.jsonl").read_bytes()
+    prepare(settings(videos, four_prepared))
+    assert stamps(four_prepared) == after and (four_prepared / "report.jsonl").read_bytes() == report
+
+
+def test_a_corpus_that_was_only_copied_is_not_prepared_anew_nor_one_of_an_older_report(
+    four_videos, four_prepared, tmp_path
+):
+    """Hours of work: another time on the same bytes is no other video."""
+    videos, before = Path(shutil.copytree(four_videos, tmp_path / "videos")), stamps(four_prepared)
+    os.utime(videos / "p1" / "talk.mkv")
+    prepare(settings(videos, four_prepared))
+    assert stamps(four_prepared) == before
+    without(four_prepared, "film_bytes", "film_modified", "film_sha256", "expert")
+    shutil.copy(videos / "p0" / "talk.mkv", videos / "p3" / "talk.mkv")
+    summary = prepare(settings(videos, four_prepared))
+    assert stamps(four_prepared) == before and sum(part.clips for part in summary.splits.values()) == 5
+
+
+def test_a_video_that_was_left_out_is_tried_again_once_it_is_another(four_videos, tmp_path):
+    videos, output = tmp_path / "videos", tmp_path / "out"
+    shutil.copytree(four_videos / "p0", videos / "p0")
+    film = videos / "p0" / "talk.mkv"
+    whole = film.read_bytes()
+    film.write_bytes(whole[:200])  # as a copy that broke off
+    assert not sum(part.clips for part in prepare(settings(videos, output)).splits.values())
+    film.write_bytes(whole)
+    summary = prepare(settings(videos, output))
+    assert sum(part.clips for part in summary.splits.values()) == 1 and not summary.reasons
+
+
 @pytest.fixture
 def deadly(tmp_path, monkeypatch):
     """A module whose work() a new process can import: it dies of `die` always, of `once` the first time."""
@@ -625,3 +687,54 @@ def test_a_clip_too_short_to_compare_is_kept_as_it_is(tmp_path):
     prepare(settings("", store(tmp_path / "out", talking_clip(1, frames=8)), expert=str(path), device="cpu"))
     (line,) = shards.read_report(tmp_path / "out")
     assert line.verdict == "ok" and line.offset is None and line.confidence == 0
+
+
+def surer(expert: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Another expert, whose confidence is 0.9; how often it was asked for which clip is in its folder's `asked`."""
+    path = folder / "better.safetensors"
+    path.write_bytes(Path(expert).read_bytes())
+    save_net(path, SyncNet(SyncNetConfig(width=0.25)), {"it": "is another"})
+
+    def measured(net: SyncNet, clip: shards.ClipFile) -> Offset:
+        with open(folder / "asked", "a", encoding="utf-8") as file:
+            file.write(clip.info.source + "\n")
+        return Offset(int(clip.info.source.removesuffix(".mp4")), 0.9, np.zeros(31))
+
+    monkeypatch.setattr(offsets, "measure_offset", measured)
+    return str(path)
+
+
+@pytest.mark.parametrize("unsure", ["keep", "leave_out"])
+def test_an_offset_that_one_expert_was_unsure_of_is_measured_again_by_a_better_one(
+    expert, tmp_path, monkeypatch, unsure
+):
+    """Expert, offsets, better expert, offsets: the second round did nothing, and the sound stayed late."""
+    folder = store(tmp_path / "out", lagging(5))
+    chosen = settings("", folder, expert=expert, device="cpu", confidence=0.6, unsure=unsure)
+    prepare(chosen)
+    report = (folder / "report.jsonl").read_bytes()
+    prepare(chosen)
+    assert (folder / "report.jsonl").read_bytes() == report  # the same one would say the same
+    summary = prepare(replace(chosen, expert=surer(expert, tmp_path, monkeypatch)))
+    (line,) = shards.read_report(folder)
+    assert (line.verdict, line.offset, line.confidence, line.frames) == ("ok", 5, 0.9, 55)
+    assert summary.offsets == {"5": 1} and shards.load(folder / "clips" / "0.safetensors").info.offset == 5
+
+
+def test_an_unsure_offset_is_measured_again_when_less_confidence_is_asked_for_or_when_told(
+    expert, tmp_path, monkeypatch
+):
+    folder = store(tmp_path / "out", lagging(5), lagging(2))
+    chosen = settings("", folder, expert=expert, device="cpu", confidence=0.6)
+    prepare(chosen)
+    assert prepare(replace(chosen, confidence=0.25)).offsets == {"2": 1, "5": 1}
+    again = store(tmp_path / "again", lagging(5))
+    strict = replace(chosen, output=str(again))
+    prepare(strict)
+    without(tmp_path / "again", "expert")
+    surer(expert, tmp_path, monkeypatch)
+    prepare(replace(strict, confidence=0.95))  # an older report does not say whose opinion it is
+    prepare(replace(strict, confidence=0.95))
+    assert (tmp_path / "asked").read_text() == "5.mp4\n"
+    prepare(replace(strict, confidence=0.95, again=True))
+    assert (tmp_path / "asked").read_text() == "5.mp4\n" * 2

@@ -26,6 +26,12 @@ def write_text(path: Path, text: str) -> None:
         raise OutputError(f"{path} cannot be written: {e.strerror}.") from None
 
 
+def sha256(path: Path) -> str:
+    """A file's hash, by which a reader of a table knows its weights."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def digest(*things: Any) -> str:
     """A hash of what JSON can hold."""
     return hashlib.sha256(json.dumps(things, sort_keys=True).encode()).hexdigest()

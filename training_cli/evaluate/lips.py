@@ -29,9 +29,8 @@ from core.nets.checkpoint import default_model, load_generator
 
 from ..config import dump
 from .clips import find_videos
-from .files import digest, write_text
+from .files import digest, sha256, write_text
 from .lip_run import LipRun, LipScore
-from .weights import sha256
 
 shift_seconds = 2
 most_lag = 8
@@ -92,7 +91,8 @@ def evaluate_lips(settings: LipSettings) -> str:
             print(f"{clip.name}: left out: {why}", file=sys.stderr)
     if not scores:
         first = f" Of the first: {reasons[0]}" if reasons else ""
-        hint = "Name videos of six seconds and more with their own sound."
+        needed = max(settings.shortest, 2 * shift_seconds)
+        hint = f"Name videos of {needed:g} seconds and more with their own sound."
         raise MediaError(f"No clip could be measured.{first}", hint)
     table = lip_table(scores)
     if settings.output:

@@ -31,11 +31,10 @@ from ..config import dump, resolved
 from ..losses import Lpips, untrained_trunk
 from . import pictures, report, syncnet
 from .clips import find_videos, listed, next_to_each_other, read_pairs
-from .files import digest, write_text
+from .files import digest, sha256, write_text
 from .measure import ClipScore, Judges, Measurer, Model, View
 from .report import Row, Table, truth
 from .run import Run
-from .weights import sha256
 
 packages = (
     "av", "lpips", "mediapipe", "numpy", "opencv-contrib-python", "python_speech_features", "scipy", "torch",

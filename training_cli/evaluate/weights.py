@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from pickle import UnpicklingError
@@ -31,9 +30,3 @@ def read_state(path: Path, hint: str) -> dict[str, Tensor]:
     if not isinstance(state, Mapping) or not state or not all(torch.is_tensor(value) for value in state.values()):
         raise ModelError(f"{path} holds something else than a list of tensors.", hint)
     return {str(name): tensor for name, tensor in state.items()}
-
-
-def sha256(path: Path) -> str:
-    """A file's hash, by which a reader of a table knows its weights."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -10,9 +10,10 @@ from __future__ import annotations
 import errno
 import json
 import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from tqdm import tqdm
@@ -21,7 +22,7 @@ from core.errors import JobError, OutputError
 
 from .. import shards
 from ..config import dump
-from . import corpora, crew
+from . import corpora, crew, films
 from .settings import PrepareSettings
 from .summary import Summary, prepared_again, summarise
 from .worker import Stop, Task, left_out, of_source, prepare_video, unreported
@@ -54,9 +55,15 @@ def prepare(settings: PrepareSettings) -> Summary:
     known = {v.identity: v.split for v in report if v.clip}
     videos = corpora.with_splits(corpus.videos, known)
     shared = corpora.overlapping(videos) if settings.overlap == "leave_out" else {}
-    todo = _left_to_do(settings, videos, report)
+    others = films.replaced(corpus.root, {video.source for video in videos}, report)
+    anew = {verdict.source for verdict in others}
+    todo = _left_to_do(settings, videos, report, anew)
+    if anew:
+        print(f"Videos that have been replaced, and are prepared anew: {len(anew)}.", file=sys.stderr)
     try:
         with _writing(folder):
+            if others:
+                films.drop(folder, others)
             why = "split: its person is also in {}"
             shards.append(folder, [left_out(v, why.format(shared[v.source])) for v in todo if v.source in shared])
             _make_clips(settings, corpus.root, [video for video in todo if video.source not in shared], report)
@@ -73,12 +80,14 @@ def prepare(settings: PrepareSettings) -> Summary:
 
 
 def _left_to_do(
-    settings: PrepareSettings, videos: list[corpora.Video], report: list[shards.Verdict]
+    settings: PrepareSettings, videos: list[corpora.Video], report: list[shards.Verdict], anew: set[str]
 ) -> list[corpora.Video]:
-    """The videos nothing is known of, or whose clips are not all there any more."""
+    """The videos nothing is known of, whose clips are not all there any more, or that are others now."""
     there = {path.name for path in (Path(settings.output) / "clips").iterdir()}
     lacking = {verdict.source for verdict in report if verdict.verdict == "ok" and verdict.clip not in there}
-    done = {verdict.source for verdict in report if verdict.verdict == "ok" or not settings.again} - lacking
+    tried = set() if settings.again else {verdict.source for verdict in report if verdict.verdict != prepared_again}
+    done = tried | {verdict.source for verdict in report if verdict.verdict == "ok"}
+    done -= lacking | anew
     return [video for video in videos if video.source not in done]
 
 
@@ -95,7 +104,8 @@ def _make_clips(
             if isinstance(outcome, Stop):
                 raise OSError(outcome.why)
             if isinstance(outcome, crew.Died):
-                outcome = [left_out(task.video, f"crashed: its reader ended with exit code {outcome.exit_code}, twice")]
+                why = f"crashed: its reader ended with exit code {outcome.exit_code}, twice"
+                outcome = [replace(left_out(task.video, why), **films.traits(task.root / task.video.source))]
             if task.video.source in failed and outcome[-1].verdict == "ok":
                 outcome.append(left_out(task.video, prepared_again))
             shards.append(folder, outcome)
@@ -108,7 +118,7 @@ def _correct_offsets(settings: PrepareSettings) -> None:
     from .offsets import correct, unmeasured  # torch is slow to load, and the first stage has no need of it
 
     folder = Path(settings.output)
-    todo = unmeasured(shards.read_report(folder))
+    todo = unmeasured(settings, shards.read_report(folder))
     with tqdm(total=len(todo), unit="clip", desc="offsets", disable=None) as bar:
         for verdict in correct(settings, todo):
             shards.append(folder, [verdict])

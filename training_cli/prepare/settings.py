@@ -52,10 +52,11 @@ class PrepareSettings:
     workers: int = 0
     """Processes; 0: as many as the machine has cores. Each takes about 0.5 GB."""
     again: bool = False
-    """Try those videos again that were left out before."""
+    """Try those videos again that were left out before, and with an expert those offsets that it was not sure of."""
     expert: str = ""
     """The expert's .safetensors. With it each clip's offset of sound to picture is measured and corrected, once. Run
-    again with it on a prepared folder, only that is done, and no video is read."""
+    again with it on a prepared folder, only that is done, and no video is read. An offset of which one expert was not
+    sure is measured again by another, or when the confidence falls below what was found."""
     device: str = "auto"
     """Where the expert runs: `auto`, `cpu` or `cuda`."""
     confidence: float = 0.1

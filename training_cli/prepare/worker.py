@@ -7,12 +7,14 @@ import hashlib
 import multiprocessing
 import re
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from core.errors import LipSyncError, MediaError
 
 from .. import shards
+from . import films
 from .clips import make_clips, why_none
 from .corpora import Video
 from .settings import PrepareSettings
@@ -43,7 +45,8 @@ def prepare_video(task: Task) -> list[shards.Verdict] | Stop:
         A verdict for every clip; one without a clip for a video that has none, or that broke off after some.
     """
     folder, video, settings = Path(task.settings.output) / "clips", task.video, task.settings
-    verdicts, first = _adopted(task)
+    traits = films.traits(task.root / video.source)
+    verdicts, first = _adopted(task, traits)
     lost: Counter[str] = Counter()
     why = ""
     try:
@@ -65,7 +68,8 @@ def prepare_video(task: Task) -> list[shards.Verdict] | Stop:
         why = f"unreadable: {type(e).__name__}: {e}"
     if not verdicts and not why:
         why = why_none(lost, settings)
-    return verdicts + ([left_out(video, why)] if why else [])
+    verdicts += [left_out(video, why)] if why else []
+    return [replace(verdict, **traits) for verdict in verdicts]
 
 
 def left_out(video: Video, why: str) -> shards.Verdict:
@@ -98,15 +102,18 @@ def _start(name: str) -> int:
     return int(digits) if digits.isdigit() else 0
 
 
-def _adopted(task: Task) -> tuple[list[shards.Verdict], int]:
+def _adopted(task: Task, traits: dict[str, Any]) -> tuple[list[shards.Verdict], int]:
     """Verdicts on the clips that are there, and the video's frame after the last."""
     verdicts: list[shards.Verdict] = []
     first = 0
     for name in task.finished:
+        path = Path(task.settings.output) / "clips" / name
         try:
-            clip = shards.ClipFile(Path(task.settings.output) / "clips" / name)
+            clip = shards.ClipFile(path)
         except MediaError:
             break  # damaged: done again, with what follows
+        if path.stat().st_mtime_ns < traits.get("film_modified", 0):
+            break  # the video may be another one
         if clip.info.source != task.video.source or clip.info.size != task.settings.size:
             break
         verdicts.append(_verdict(name, clip.info, len(clip)))
