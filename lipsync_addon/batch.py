@@ -8,6 +8,7 @@ The window's modal operator calls `step` from a timer, everything else calls it 
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 import time
 import uuid
@@ -25,8 +26,12 @@ import bpy
 from . import people, properties, runtime, speech, strips
 from .shared import client, errors, job
 
+named_at_most = 4
+"""Strips that are named where it is said what the lips follow."""
 patience = 10
 """Seconds that a worker gets to give up a job before it is ended by force."""
+longest = 160
+"""Bytes of its source's name that a take's name begins with; file systems take 255 in all, with what is added to it."""
 stages = {"faces": "Finding the face", "lips": "Making the lips"}
 
 
@@ -48,10 +53,14 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class _Task:
+class Task:
+    """A strip of which new media are asked for."""
+
     shot: strips.Shot
     speeches: tuple[tuple[str, str, Fraction], ...]
     """For each person the face, as in job.RedubJob, the sound file, and when it begins after the shot's first frame."""
+    heard: tuple[str, ...] = ()
+    """Names of the strips that are in the speeches."""
 
 
 class _Hand:
@@ -64,7 +73,7 @@ class _Hand:
     """
 
     def __init__(self, python: Path, environment: Mapping[str, str], logs: Iterator[Path]) -> None:
-        self.task: _Task | None = None
+        self.task: Task | None = None
         self.progress = job.Progress("faces", 0, 0)
         self.output = Path()
         """Of the running job."""
@@ -109,6 +118,12 @@ def _logs(first: Path) -> Iterator[Path]:
         yield first.with_stem(f"{first.stem}-{number}")
 
 
+def _cut(stem: str) -> str:
+    """A name short enough that its take, the report beside it and what is half-made have names too."""
+    system = sys.getfilesystemencoding()
+    return os.fsencode(stem)[:longest].decode(system, "ignore") if len(os.fsencode(stem)) > longest else stem
+
+
 class Batch:
     """The strips of one press of the button (trial.Trial is one whose strips keep their media).
 
@@ -147,25 +162,28 @@ class Batch:
         if not self._hands:
             self.close()
 
-    def _prepare(self, scene: bpy.types.Scene, strip: Any) -> _Task | None:
+    def _prepare(self, scene: bpy.types.Scene, strip: Any) -> Task | None:
         """Reads the strip and mixes its speech, both as they are when the user asks."""
         key = uuid.uuid4().hex
         try:
             shot, known = self._asked(scene, strip, key)
-            speeches = []
+            speeches, heard = [], set()
             for number, person in enumerate(known):
                 sound = Path(self._sounds.name, f"{key}_{number}.wav")
-                start = speech.mix(scene, shot, speech.over(scene, shot, person.speech), sound)
+                names = speech.over(scene, shot, person.speech)
+                start = speech.mix(scene, shot, names, sound)
                 speeches.append((person.face, str(sound), start))
+                heard |= names
         except errors.LipSyncError as e:
             self.problems.append(f"{e} {e.hint}".strip())
             return None
         strip[strips.job_key] = key
-        return _Task(shot, tuple(speeches))
+        return Task(shot, tuple(speeches), tuple(sorted(heard)))
 
     def _asked(self, scene: bpy.types.Scene, strip: Any, key: str) -> tuple[strips.Shot, tuple[people.Person, ...]]:
         """What is to be made of the strip, and whose lips are to say what in it."""
-        return strips.read(strip, scene, key), people.of_strip(strip, scene.lipsync.face, self._named)
+        known = people.of_strip(strip, scene.lipsync.face, self._named)
+        return strips.read(strip, scene, key, people.clicked(known)), known
 
     @property
     def running(self) -> bool:
@@ -273,7 +291,7 @@ class Batch:
                 del strip[strips.job_key]
         self.close()
 
-    def _send(self, hand: _Hand, task: _Task) -> None:
+    def _send(self, hand: _Hand, task: Task) -> None:
         shot = task.shot
         hand.progress = job.Progress("faces", 0, shot.count)
         hand.output = self._new_output(shot.media)
@@ -312,9 +330,10 @@ class Batch:
 
     def _folder(self, beside: Path) -> Path:
         """Where the new media goes whose source, or its folder, lies in `beside`."""
-        chosen = self._settings.folder
-        if chosen and (bpy.data.filepath or not chosen.startswith("//")):
-            return Path(bpy.path.abspath(chosen))
+        chosen = os.path.expanduser(self._settings.folder)
+        relative = chosen.startswith("//") or not os.path.isabs(chosen)
+        if chosen and (bpy.data.filepath or not relative):  # else it lay wherever Blender was started
+            return Path(bpy.data.filepath).parent / bpy.path.abspath(chosen)
         return (Path(bpy.data.filepath).parent if bpy.data.filepath else beside) / "lipsync"
 
     def _new_output(self, media: strips.Media) -> Path:
@@ -338,7 +357,7 @@ class Batch:
             raise errors.OutputError(
                 f"New media cannot be written to {folder} ({reason}).", "Choose another folder in the preferences."
             ) from None
-        stem = source.stem if own else source.parent.name
+        stem = _cut(source.stem if own else source.parent.name)
         suffix = self._suffix(media)
         promised = {str(hand.output).casefold() for hand in self._busy()}  # many disks do not tell A from a
         takes = (folder / f"{stem}_lipsync_{take:03d}{suffix}" for take in count(1))
@@ -350,7 +369,7 @@ class Batch:
 
     def _finish(self, hand: _Hand, result: job.Result) -> bool:
         assert hand.task
-        shot = hand.task.shot
+        task, shot = hand.task, hand.task.shot
         if result.frames != shot.count:  # the pictures would slide against the strip's handles
             client.remove(hand.output)
             client.remove(hand.output.with_name(f"{hand.output.name}.lipsync.json"))
@@ -359,12 +378,13 @@ class Batch:
             return False
         hand.task, hand.output = None, Path()
         self._ended += 1
-        changed = self._use(shot, result)
+        changed = self._use(task, result)
         self._next(hand)
         return changed
 
-    def _use(self, shot: strips.Shot, result: job.Result) -> bool:
+    def _use(self, task: Task, result: job.Result) -> bool:
         """Gives the strip its new media; whether it has got them."""
+        shot = task.shot
         found = [strip for scene in self._scenes() for strip in strips.find(scene, shot)]
         changed = False
         kept = f"Its new media is {result.output}."
@@ -377,12 +397,15 @@ class Batch:
         if not found:
             self.problems.append(f"The strip “{shot.name}” is gone or plays something else by now. {kept}")
         if changed:
-            self.done.append(self._told(shot, result))
+            self.done.append(self._told(task, result))
         return changed
 
-    def _told(self, shot: strips.Shot, result: job.Result) -> str:
-        notes = " ".join(result.warnings)
-        return f"{shot.name}: {result.changed} of {result.frames} frames have new lips. {notes}".strip()
+    def _told(self, task: Task, result: job.Result) -> str:
+        heard = [f"“{name}”" for name in task.heard[:named_at_most]]
+        if len(task.heard) > named_at_most:
+            heard[-1:] = [f"{len(task.heard) - named_at_most + 1} more"]
+        lips = f"{result.changed} of {result.frames} frames have new lips, which follow {', '.join(heard)}."
+        return " ".join((f"{task.shot.name}: {lips}", *result.warnings))
 
     def _end_task(self, hand: _Hand, failure: job.Failure) -> None:
         """Notes why the running strip stays as it is, and goes on with the next one."""

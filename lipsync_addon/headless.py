@@ -18,6 +18,9 @@ import bpy
 from . import batch, preferences, strips
 from .shared import client, errors
 
+copy_key = "lipsync_copy_of"
+"""Custom property of the scenes in a .blend that --output has made: which .blend it is a copy of. The next run of the
+same command may replace it."""
 _command = None
 
 
@@ -34,9 +37,9 @@ def redub_scene(
 
     Args:
         scene: where the strips are.
-        names: of the strips; empty: every movie and image strip that is not muted.
+        names: of the strips; empty: every movie and image strip that is neither muted nor hidden by its meta strip.
         speech: name of the sound strip to use; empty: all that are heard over the strip.
-        remaining: leave out strips that play new media over their whole length.
+        remaining: leave out strips that play new media over their whole length, if these are still there.
         workers: how many strips are made at a time; 0: as the preferences say.
         between: called when a strip has got new media and others are still to come; may raise to end the work.
 
@@ -46,11 +49,10 @@ def redub_scene(
     Raises:
         LipSyncError: a name is of no such strip, there is none, or there is no runtime.
     """
-    chosen = _named(scene, names) if names else [s for s in _named(scene) if not strips.muted(s, scene)]
-    if not chosen:
+    shown = [s for s in _named(scene, names) if names or not (strips.muted(s, scene) or strips.hidden(s))]
+    if not shown:
         raise errors.LipSyncError(f"The scene “{scene.name}” has no strip to re-dub.", "Add a movie strip.")
-    if remaining:
-        chosen = [s for s in chosen if not strips.record_of(s) or strips.outgrown(s)]
+    chosen = [s for s in shown if not (remaining and strips.complete(s))]
     settings = preferences.settings(bpy.context)
     work = batch.Batch(scene, chosen, replace(settings, workers=workers or settings.workers), speech)
     said = ""
@@ -196,10 +198,10 @@ def _scene(name: str) -> bpy.types.Scene:
 
 
 def _check_target(output: Path | None) -> None:
-    """Refuses, before any work is done, a .blend that could not be saved.
+    """Refuses, before any work is done, a .blend that could not be saved, or only over something else.
 
     Raises:
-        OutputError: there is no name for it, or it cannot be written.
+        OutputError: there is no name for it, it cannot be written, or another file is there.
     """
     if not output and not bpy.data.filepath:
         raise errors.OutputError("The .blend has no file yet.", "Name one with --output.")
@@ -213,6 +215,49 @@ def _check_target(output: Path | None) -> None:
         reason = (e.strerror or str(e)).lower()
     if reason:
         raise errors.OutputError(f"The .blend cannot be saved as {target} ({reason}).", "Name another --output.")
+    if output and target.suffix.lower() != ".blend":
+        raise errors.OutputError(f"{target} would be no .blend.", "Name an --output that ends in .blend.")
+    if os.path.lexists(target) and not (_is_open(target) or _is_our_copy(target)):
+        raise errors.OutputError(
+            f"{target} is there already, and not as an earlier --output of this .blend.",
+            "Name another --output, or open that file and leave --output out.",
+        )
+
+
+def _is_open(target: Path) -> bool:
+    opened = bpy.data.filepath
+    return bool(opened) and target.exists() and os.path.exists(opened) and os.path.samefile(target, opened)
+
+
+def _is_our_copy(target: Path) -> bool:
+    """Whether an earlier command has saved the open .blend there, and nobody has opened it since."""
+    if not bpy.data.filepath:
+        return False
+    try:  # what is read in here is gone afterwards, and must not be kept
+        with bpy.data.temp_data() as temporary:
+            with temporary.libraries.load(str(target)) as (there, wanted):
+                wanted.scenes = list(there.scenes)
+            marks = [scene.get(copy_key) for scene in wanted.scenes if scene]
+    except (OSError, RuntimeError):  # it is no .blend, or one of a newer Blender
+        return False
+    return _mark_of(target) in marks
+
+
+def _mark_of(copy: Path) -> str:
+    """What a copy of the open .blend has as `copy_key`: where that lies from there, so that both can move."""
+    source = os.path.abspath(bpy.data.filepath)
+    try:
+        return os.path.relpath(source, copy.parent)
+    except ValueError:  # another drive
+        return source
+
+
+@bpy.app.handlers.persistent
+def forget_copy(*_) -> None:
+    """A file is opened: what somebody goes on working in is no longer a copy that a command may replace."""
+    for scene in bpy.data.scenes:
+        if copy_key in scene and not scene.library:
+            del scene[copy_key]
 
 
 class _Save:
@@ -237,7 +282,7 @@ class _Save:
             if self._saved:
                 paths.save_version = 0
             if self._output:  # a copy: new media go on being made beside the .blend that is open
-                bpy.ops.wm.save_as_mainfile(filepath=str(self._output.absolute()), copy=True)
+                self._save_copy(self._output.absolute())
             else:
                 bpy.ops.wm.save_mainfile()
             self._saved = True
@@ -245,6 +290,15 @@ class _Save:
             raise errors.OutputError(f"The .blend cannot be saved: {str(e).strip()}") from None
         finally:
             paths.save_version = backups
+
+    def _save_copy(self, target: Path) -> None:
+        own = [scene for scene in bpy.data.scenes if not scene.library]
+        for scene in own if bpy.data.filepath else ():
+            scene[copy_key] = _mark_of(target)
+        try:
+            bpy.ops.wm.save_as_mainfile(filepath=str(target), copy=True)
+        finally:
+            forget_copy()
 
 
 def _complain(error: errors.LipSyncError) -> int:
@@ -255,7 +309,9 @@ def _complain(error: errors.LipSyncError) -> int:
 def register() -> None:
     global _command
     _command = bpy.utils.register_cli_command("lipsync", main)
+    bpy.app.handlers.load_post.append(forget_copy)
 
 
 def unregister() -> None:
+    bpy.app.handlers.load_post.remove(forget_copy)
     bpy.utils.unregister_cli_command(_command)

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import cos, floor, sin
@@ -36,6 +37,12 @@ class Person:
     """As in job.RedubJob."""
     speech: str
     """Name of a sound strip; empty: all that are heard."""
+
+
+def clicked(known: Sequence[Person]) -> tuple[int, ...]:
+    """The source frames in which they were picked: without them nobody could tell who is meant."""
+    clicks = [re.match(r"at:(\d+)", person.face, re.ASCII) for person in known]
+    return tuple(int(click[1]) for click in clicks if click)
 
 
 def of_strip(strip: Any, face: str, speech: str) -> tuple[Person, ...]:

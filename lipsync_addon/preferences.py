@@ -62,8 +62,8 @@ class LIPSYNC_AP_preferences(bpy.types.AddonPreferences):
     )
     folder: bpy.props.StringProperty(
         name="New Media",
-        description="Folder for new media. Empty: the folder lipsync beside the .blend, or beside the media "
-        "while the .blend is not saved",
+        description="Folder for new media, from the .blend if not written in full. Empty: the folder lipsync beside "
+        "the .blend, or beside the media while the .blend is not saved",
         subtype="DIR_PATH",
     )
 

@@ -4,10 +4,12 @@
 
 from __future__ import annotations
 
+import os
 import wave
 from fractions import Fraction
 from math import ceil, floor
 from pathlib import Path
+from typing import Any
 
 import bpy
 
@@ -21,26 +23,48 @@ margin = Fraction(1)
 
 
 def over(scene: bpy.types.Scene, shot: strips.Shot, named: str = "") -> set[str]:
-    """Names of the sound strips heard while the shot is visible; or only of the one that the user has named.
+    """Names of the strips heard while the shot is visible; or only of the one that the user has named.
 
     Raises:
         SpeechError: there is none.
     """
-    sounds = {s.name: s for s in strips.all_strips(scene) if s.type == "SOUND"}
+    sounds = {s.name: s for s in strips.all_strips(scene) if strips.sounds_of(s)}
     if named and named not in sounds:
         raise errors.SpeechError(f"There is no sound strip “{named}”.", "Choose the speech again.")
-    first, end = shot.visible
-    overlapping = {name for name, s in sounds.items() if strips.visible(s)[0] < end and strips.visible(s)[1] > first}
-    if named:
-        if named not in overlapping:
-            raise errors.SpeechError(
-                f"The speech “{named}” does not lie over the strip “{shot.name}”.", "Move it there, or choose another."
-            )
-        return {named}
-    heard = {name for name in overlapping if not strips.muted(sounds[name], scene)}
+    overlapping = {name for name, s in sounds.items() if _overlap(strips.seen(s), shot.visible)}
+    if named and named not in overlapping:
+        raise errors.SpeechError(
+            f"The speech “{named}” does not lie over the strip “{shot.name}”.", "Move it there, or choose another."
+        )
+    heard = {named} if named else {name for name in overlapping if not strips.muted(sounds[name], scene)}
     if not heard:
         raise errors.SpeechError(f"No sound is heard over the strip “{shot.name}”.", "Put unmuted speech over it.")
     return heard
+
+
+def _overlap(one: tuple[int, int], other: tuple[int, int]) -> bool:
+    """Whether two spans of frames, their ends exclusive, have a frame in common."""
+    return max(one[0], other[0]) < min(one[1], other[1])
+
+
+def _refuse_lost(strip: Any, shot: strips.Shot) -> None:
+    """Blender mixes no sound whose file is gone, nor before frame 0, and does not say so: the lips would follow the
+    rest.
+
+    Raises:
+        SpeechError: some of what a strip lets be heard over the shot would be lost so.
+    """
+    for sound in strips.sounds_of(strip):
+        path = os.path.abspath(bpy.path.abspath(sound.filepath, library=sound.library))
+        if not (sound.packed_file or os.path.isfile(path)):
+            raise errors.SpeechError(
+                f"The sound “{strip.name}” has lost its file: {path}.", "Put it back, or mute it if it is no speech."
+            )
+    if max(strips.seen(strip)[0], shot.visible[0]) < 0:
+        raise errors.SpeechError(
+            f"“{strip.name}” lies over the strip “{shot.name}” before frame 0, where Blender mixes no sound.",
+            "Move all strips to later frames.",
+        )
 
 
 def mix(scene: bpy.types.Scene, shot: strips.Shot, names: set[str], output: Path) -> Fraction:
@@ -52,8 +76,11 @@ def mix(scene: bpy.types.Scene, shot: strips.Shot, names: set[str], output: Path
         When it begins, in seconds after the first of the shot's source frames.
 
     Raises:
-        SpeechError: Blender cannot mix, or nothing but silence comes out.
+        SpeechError: Blender cannot mix all of it, or nothing but silence comes out.
     """
+    for strip in strips.all_strips(scene):
+        if strip.name in names:
+            _refuse_lost(strip, shot)
     end = shot.begin + shot.count * shot.timeline_rate / shot.rate
     spare = margin * shot.timeline_rate
     # Blender mixes from frame 0 at the earliest.

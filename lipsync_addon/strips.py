@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from math import ceil, floor
 from typing import Any
@@ -37,6 +37,12 @@ _start, _left, _right, _skipped, _skipped_end = (
 )
 _duration = "content_duration" if _renamed else "frame_duration"
 _handles = ("left_handle", "right_handle") if _renamed else ("frame_final_start", "frame_final_end")
+
+unlisted = {".3gp", ".3g2"}
+"""Endings of movies that Blender plays although its own list lacks them."""
+reach = 60
+"""Seconds beyond what a shot shows that are made too because a face was picked there; further away it has to be picked
+anew, else one click would cost the pictures of an hour."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +78,11 @@ class Record:
     """The media's frame rate, such as 24000/1001, when the strip plays at that; empty: one frame a timeline frame."""
     tail: int = 0
     """Source frames after the last one of the new media; 0 of a still."""
+    beside: str = ""
+    """The original movie or image folder as seen from the new media's folder: it leads there from wherever the .blend
+    is saved, appended or linked to, and after both were moved. Empty: not known (older records, another drive)."""
+    size: int = 0
+    """Bytes of the original movie or first image, to tell it from another one of its name; 0: not known."""
 
 
 @dataclass(frozen=True)
@@ -120,6 +131,24 @@ def all_strips(scene: bpy.types.Scene) -> list[Any]:
     return list(editor.strips_all if hasattr(editor, "strips_all") else editor.sequences_all)
 
 
+def sounds_of(strip: Any) -> list[Any]:
+    """The sounds heard through a sound strip, or through a scene strip that shows another scene's sequencer."""
+    if strip.type == "SOUND":
+        return [strip.sound] if strip.sound else []
+    found, scenes = [], [strip]
+    for shown in scenes:  # grows meanwhile
+        if shown.type != "SCENE" or shown.scene_input != "SEQUENCER" or not shown.scene:
+            continue
+        for inner in all_strips(shown.scene):
+            if muted(inner, shown.scene):
+                continue
+            if inner.type == "SOUND" and inner.sound:
+                found.append(inner.sound)
+            elif inner.type == "SCENE" and all(inner.scene != known.scene for known in scenes):
+                scenes.append(inner)
+    return found
+
+
 def redubbable(strip: Any) -> bool:
     """A movie or an image sequence."""
     return strip.type in {"MOVIE", "IMAGE"}
@@ -142,6 +171,21 @@ def active(scene: bpy.types.Scene) -> Any | None:
 def visible(strip: Any) -> tuple[int, int]:
     """The timeline frames between a strip's handles, the second one exclusive."""
     return round(getattr(strip, _handles[0])), round(getattr(strip, _handles[1]))
+
+
+def seen(strip: Any) -> tuple[int, int]:
+    """The timeline frames between a strip's handles that no meta strip around it cuts off; empty if it hides all."""
+    first, end = visible(strip)
+    while strip := strip.parent_meta():
+        outer = visible(strip)
+        first, end = max(first, outer[0]), min(end, outer[1])
+    return first, max(end, first)
+
+
+def hidden(strip: Any) -> bool:
+    """Whether a meta strip around it cuts off all of it."""
+    first, end = seen(strip)
+    return first == end
 
 
 def muted(strip: Any, scene: bpy.types.Scene) -> bool:
@@ -186,11 +230,19 @@ def original_name(strip: Any) -> str:
 def outgrown(strip: Any) -> bool:
     """Whether a re-dubbed strip stands still at an end where its original would go on: it was made longer since."""
     record = record_of(strip)
-    if record is None:
+    if record is None or hidden(strip):
         return False
     still = len(record.media.filenames) == 1
-    ends = ((_left, record.head), (_right, record.tail))
-    return any(getattr(strip, offset) < -1 and (still or more > 0) for offset, more in ends)  # 1: rounded rates
+    (first, end), (first_seen, end_seen) = visible(strip), seen(strip)
+    ends = ((_left, first_seen - first, record.head), (_right, end - end_seen, record.tail))
+    return any(  # 1: rounded rates
+        getattr(strip, offset) + unseen < -1 and (still or more > 0) for offset, unseen, more in ends
+    )
+
+
+def complete(strip: Any) -> bool:
+    """Whether a strip plays new media, which are all there, over its whole length. Asks the disk."""
+    return bool(record_of(strip)) and not outgrown(strip) and _first_missing(media_of(strip)) is None
 
 
 def collection_name(scene: bpy.types.Scene) -> str:
@@ -228,30 +280,40 @@ def exact_rate(rate: float) -> Fraction:
     return Fraction(rate).limit_denominator(1000)
 
 
-def read(strip: Any, scene: bpy.types.Scene, key: str) -> Shot:
+def read(strip: Any, scene: bpy.types.Scene, key: str, clicked: Sequence[int] = ()) -> Shot:
     """What the strip shows, of its original media if it has been re-dubbed before.
+
+    Args:
+        clicked: source frames that have to be made too, because a click into them tells who is meant.
 
     Raises:
         MediaError: the media is missing or unreadable.
-        LipSyncError: the strip cannot be changed, or its time runs in a way that no speech can follow.
+        LipSyncError: the strip cannot be changed, is hidden, or its time runs in a way that no speech can follow; or a
+            click lies too far from what it shows.
     """
     _refuse_unsuitable(strip)
+    if hidden(strip):
+        raise errors.LipSyncError(
+            f"A meta strip hides all of the strip “{strip.name}”.", "Make the meta strip longer, or leave this one out."
+        )
     record = record_of(strip)
     media = _original(record, strip) if record else media_of(strip)
     if not _plausible(media, strip.type):
+        first = media.filepath or next(iter(media.filenames), "")
         raise errors.MediaError(
-            f"The strip “{strip.name}” names its media in an unusual way.",
-            "Give the files the usual ending of their kind.",
+            f"The media of the strip “{strip.name}” is named in an unusual way: {_base(first)}.",
+            "Rename it to end as its kind does, such as .mp4 or .png, and choose it for the strip again.",
         )
     frames, media_rate = _measure(media, strip.name)
     per_second = timeline_rate(scene)
     skipped, skipped_end = int(getattr(strip, _skipped)), int(getattr(strip, _skipped_end))
-    first_visible, end_visible = visible(strip)
+    first_visible, end_visible = seen(strip)
 
     if record:
         adjusted = bool(record.rate)
     else:  # nothing in Blender's API tells; the length does, unless it makes no difference
-        length = end_visible - first_visible + getattr(strip, _left) + getattr(strip, _right)
+        left, right = visible(strip)
+        length = right - left + getattr(strip, _left) + getattr(strip, _right)
         shown = frames - skipped - skipped_end
         adjusted = bool(media.filepath) and abs(length - shown) > abs(length - shown * per_second / media_rate)
     speed = media_rate / per_second if adjusted else Fraction(1)
@@ -265,6 +327,8 @@ def read(strip: Any, scene: bpy.types.Scene, key: str) -> Shot:
     first = min(max(floor(source_frame(first_visible)), 0), frames - 1)
     last = min(max(ceil(source_frame(end_visible - 1)), first), frames - 1)
     rate = speed * per_second
+    if clicked and len(media.filenames) != 1:
+        first, last = _reaching(strip.name, (first, last), [min(frame, frames - 1) for frame in clicked], rate)
     head, count = 0, frames
     begin = start - skipped / speed
     if len(media.filenames) == 1:
@@ -290,6 +354,19 @@ def read(strip: Any, scene: bpy.types.Scene, key: str) -> Shot:
         visible=(first_visible, end_visible),
         adjusted=adjusted,
     )
+
+
+def _reaching(name: str, span: tuple[int, int], clicked: Sequence[int], rate: Fraction) -> tuple[int, int]:
+    """The first and last source frame of a shot, so that the clicked ones are among them."""
+    first, last = min(span[0], *clicked), max(span[1], *clicked)
+    if max(span[0] - first, last - span[1]) > reach * rate:
+        far = first if first < span[0] - reach * rate else last
+        raise errors.LipSyncError(
+            f"A person of the strip “{name}” was picked in frame {far} of its media, far from the frames {span[0]} to "
+            f"{span[1]} that it shows.",
+            "Remove and pick them again in what it shows.",
+        )
+    return first, last
 
 
 def swap(strip: Any, shot: Shot, output: str, images: tuple[str, ...] = ()) -> None:
@@ -318,6 +395,8 @@ def swap(strip: Any, shot: Shot, output: str, images: tuple[str, ...] = ()) -> N
                 head=shot.head,
                 rate=str(shot.rate) if shot.adjusted else "",
                 tail=0 if shot.still else shot.frames - shot.head - shot.count,
+                beside=_from_folder(os.path.dirname(output), _absolute(named)),
+                size=_size(original),
             )
         )
     )
@@ -393,8 +472,8 @@ def record_of(strip: Any) -> Record | None:
     playing = current.filepath or current.directory
     valid = (
         _plausible(record.media, strip.type)
-        and _is_text(record.absolute, record.take, record.rate)
-        and type(record.head) is type(record.tail) is int
+        and _is_text(record.absolute, record.take, record.rate, record.beside)
+        and type(record.head) is type(record.tail) is type(record.size) is int
         and record.tail >= 0
         and (record.head >= 0 or len(record.media.filenames) == 1)
         and Fraction(record.rate or 1) > 0
@@ -420,8 +499,7 @@ def _plausible(media: Media, strip_type: str) -> bool:
     if not _is_text(media.filepath, media.directory, *media.filenames) or type(media.stream) is not int:
         return False
     if strip_type == "MOVIE":
-        known = os.path.splitext(media.filepath)[1].lower() in bpy.path.extensions_movie
-        return known and not (media.directory or media.filenames) and 0 <= media.stream < 100
+        return _is_movie(media.filepath) and not (media.directory or media.filenames) and 0 <= media.stream < 100
     return bool(media.directory and media.filenames) and all(
         name == _base(name) and os.path.splitext(name)[1].lower() in bpy.path.extensions_image
         for name in media.filenames
@@ -434,24 +512,55 @@ def _original_of(strip: Any) -> Media:
 
 
 def _original(record: Record, strip: Any) -> Media:
-    """The original media; where its path leads nowhere, by the absolute path it had, or else above the new media.
+    """The original media, named as it was if that leads there.
 
-    The latter is where it lies after a project's folder was moved and the strip's path mended.
+    Where to look, the surest first: beside the new media, which Blender leads the strip to wherever the .blend goes;
+    the absolute path it had; the strip's name for it, which means something else in another folder; above the new
+    media, where it lies after a project's folder was moved and the strip's path mended. One of the size that it had
+    goes before all others, and the guesses have to be of it: another shot has the same name in another folder.
     """
     media, current = record.media, media_of(strip)
     named = media.filepath or media.directory
-    above = os.path.dirname(os.path.dirname(_absolute(current.filepath or current.directory.rstrip("/\\"))))
-    for path in (_absolute(named), record.absolute, os.path.join(above, _base(named))):
-        if os.path.exists(path):
-            break
-    else:
-        return media
+    folder = os.path.dirname(_absolute(current.filepath or current.directory.rstrip("/\\")))
+    sure = [os.path.normpath(os.path.join(folder, record.beside))] if record.beside else []
+    sure.append(record.absolute)
+    guesses = [_absolute(named), os.path.join(os.path.dirname(folder), _base(named))]
+    places = [(path, _at(media, path)) for path in sure + guesses if path]
+    there = [(path, place) for path, place in places if place and _size(place)]
+    alike = [pair for pair in there if _size(pair[1]) == record.size]
+    trusted = [pair for pair in there if not record.size or pair[0] in sure]
+    path, found = next(iter(alike + trusted), (record.absolute, _at(media, record.absolute) or media))
     if path == _absolute(named):
         return media
+    return _at(media, _like(named, path)) or found
+
+
+def _at(media: Media, path: str) -> Media | None:
+    """The same media at another path; None if no movie can be called so."""
     if media.filepath:
-        known = os.path.splitext(path)[1].lower() in bpy.path.extensions_movie
-        return Media(filepath=path, stream=media.stream) if known else media
+        return Media(filepath=path, stream=media.stream) if _is_movie(path) else None
     return Media(directory=path, filenames=media.filenames)
+
+
+def _is_movie(path: str) -> bool:
+    ending = os.path.splitext(path)[1].lower()
+    return ending in bpy.path.extensions_movie or ending in unlisted
+
+
+def _size(media: Media) -> int:
+    """Bytes of the movie or the first image; 0 if it is not there."""
+    try:
+        return os.path.getsize(replace(media, filenames=media.filenames[:1]).paths()[0])
+    except OSError:
+        return 0
+
+
+def _from_folder(folder: str, path: str) -> str:
+    """`path` as seen from a folder; empty if it lies on another drive."""
+    try:
+        return os.path.relpath(path, folder)
+    except ValueError:
+        return ""
 
 
 def _base(path: str) -> str:
@@ -508,8 +617,12 @@ def _bearers(strip: Any) -> list[Any]:
     return bearers
 
 
+def _first_missing(media: Media) -> str | None:
+    return next((path for path in media.paths() if not os.path.isfile(path)), None)
+
+
 def _refuse_missing(media: Media, name: str) -> None:
-    missing = next((path for path in media.paths() if not os.path.isfile(path)), None)
+    missing = _first_missing(media)
     if missing is not None:
         raise errors.MediaError(
             f"The media of the strip “{name}” is missing: {missing}.", "Put the file back, or choose another one."

@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import os
-import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -74,9 +73,7 @@ class Trial(batch.Batch):
             raise errors.SpeechError(
                 f"No speech is heard here over the strip “{shot.name}”.", "Move the playhead to where somebody speaks."
             )
-        clicks = [re.match(r"at:(\d+)", person.face, re.ASCII) for person in heard]
-        clicked = [int(click[1]) for click in clicks if click]
-        return around(whole, scene.frame_current, self._seconds, clicked), heard
+        return around(whole, scene.frame_current, self._seconds, people.clicked(heard)), heard
 
     def _suffix(self, media: strips.Media) -> str:
         return ".mp4"
@@ -88,9 +85,9 @@ class Trial(batch.Batch):
         """With the speech as its sound, and such that any player plays it."""
         return replace(request, sound="speech", quality="web")
 
-    def _use(self, shot: strips.Shot, result: job.Result) -> bool:
+    def _use(self, task: batch.Task, result: job.Result) -> bool:
         self.movie = result.output
-        self.done.append(f"Trial of {self._told(shot, result)}")
+        self.done.append(f"Trial of {self._told(task, result)}")
         return False
 
 

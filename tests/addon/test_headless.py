@@ -197,9 +197,13 @@ def test_however_often_a_film_is_saved_its_backup_is_from_before(addon, film, tm
 
     target = tmp_path / "elsewhere" / "new.blend" if elsewhere else film
     target.parent.mkdir(exist_ok=True)
-    before = film.read_bytes()
-    target.write_bytes(before)
     bpy.context.preferences.filepaths.save_version = 1
+    if elsewhere:
+        assert addon.headless.main(["-o", str(target)]) == 0
+        bpy.ops.wm.open_mainfile(filepath=str(film))
+        for made in (tmp_path / "lipsync").iterdir():
+            made.unlink()
+    before = target.read_bytes()
     assert addon.headless.main(["-o", str(target)] if elsewhere else []) == 0
     assert target.with_name(f"{target.name}1").read_bytes() == before
     assert bpy.context.preferences.filepaths.save_version == 1
@@ -224,6 +228,7 @@ def test_however_often_a_film_is_saved_its_backup_is_from_before(addon, film, tm
         (["--workers", "two"], "“two” is no number from 1 to 64"),
         (["--revert", "--strip", "three"], "has no movie or image strip “three”"),
         (["-o", "gone/film.blend"], "cannot be saved as"),
+        (["-o", "film"], "film would be no .blend"),
         (["--revert", "-o", "."], "it is a folder"),
     ],
 )
@@ -234,6 +239,81 @@ def test_a_mistake_in_the_request_is_status_2_and_one_sentence(addon, film, capf
     assert words in said and "Traceback" not in said
     assert film.read_bytes() == before
     assert not list((film.parent / "echo").glob("*.json")), "the mistake was found only after the work"
+
+
+@pytest.mark.parametrize("arguments", [[], ["--revert"]])
+@pytest.mark.parametrize("name", ["clip.mp4", "s.wav", "other.blend", "text.blend", "dubbed.blend"])
+def test_nothing_but_an_earlier_output_is_written_over(addon, film, tmp_path, capfd, name, arguments):
+    """A slip of the hand at -o cost the footage, the speech or another film, without a word."""
+    import bpy
+
+    (tmp_path / "text.blend").write_text("no film")
+    bpy.ops.wm.save_as_mainfile(filepath=str(tmp_path / "other.blend"), copy=True)
+    assert addon.headless.main(["--strip", "one", "-o", str(tmp_path / "dubbed.blend")]) == 0
+    bpy.ops.wm.open_mainfile(filepath=str(tmp_path / "dubbed.blend"))
+    bpy.ops.wm.save_mainfile()  # by somebody who goes on working in it
+    if not arguments:
+        bpy.ops.wm.open_mainfile(filepath=str(film))
+    elif name == "dubbed.blend":
+        bpy.ops.wm.save_as_mainfile(filepath=str(tmp_path / "yet another.blend"))
+    target = tmp_path / name
+    before, jobs = target.read_bytes(), len(list((tmp_path / "echo").glob("*.json")))
+    capfd.readouterr()
+    assert addon.headless.main([*arguments, "-o", str(target)]) == 2
+    said = capfd.readouterr().err
+    assert said.count("\n") == 1 and name in said and ("Name another --output" in said or "Name an --output" in said)
+    assert target.read_bytes() == before
+    assert len(list((tmp_path / "echo").glob("*.json"))) == jobs, "it was found only after the work"
+
+
+def test_the_same_command_can_be_given_again_also_after_the_project_has_moved(addon, film, tmp_path):
+    """A second take into the same German version: its own earlier output is no stranger's file."""
+    import bpy
+
+    (tmp_path / "old").mkdir()
+    bpy.ops.wm.save_as_mainfile(filepath=str(tmp_path / "old" / "film.blend"))
+    assert addon.headless.main(["--strip", "one", "-o", str(tmp_path / "old" / "german.blend")]) == 0
+    assert addon.headless.copy_key not in bpy.context.scene
+    (tmp_path / "old").rename(tmp_path / "new")
+    bpy.ops.wm.open_mainfile(filepath=str(tmp_path / "new" / "film.blend"))
+    german = tmp_path / "new" / "german.blend"
+    assert addon.headless.main(["--strip", "two", "-o", str(german)]) == 0
+    assert addon.headless.main(["--strip", "two", "-o", str(german)]) == 0
+    bpy.ops.wm.open_mainfile(filepath=str(german))
+    assert media(addon)["one"] == "clip.mp4" and media(addon)["two"] == "clip_lipsync_003.mp4"
+    assert addon.headless.copy_key not in bpy.context.scene
+
+
+def test_what_is_gone_from_the_disk_remains_to_be_done(addon, film, tmp_path, capfd):
+    """The takes lay on a disk that was wiped: “has been re-dubbed already” and status 0 sent a pink film on air."""
+    import bpy
+
+    assert addon.headless.main([]) == 0
+    (tmp_path / "lipsync" / "clip_lipsync_001.mp4").unlink()
+    bpy.ops.wm.open_mainfile(filepath=str(film))
+    capfd.readouterr()
+    assert addon.headless.main(["--remaining"]) == 0
+    assert "already" not in capfd.readouterr().out
+    bpy.ops.wm.open_mainfile(filepath=str(film))
+    assert media(addon)["two"] == "clip_lipsync_002.mp4"
+    assert footage.shown(bpy.context.scene, 1, 30, tmp_path / "one") == [n | footage.dubbed for n in range(30)]
+
+
+def test_a_strip_that_its_meta_strip_hides_is_left_alone(addon, film, tmp_path, capfd):
+    """As a muted one is: a night's work for what nobody sees, or a failure where there is none."""
+    import bpy
+
+    editor = bpy.context.scene.sequence_editor
+    known = editor.strips if hasattr(editor, "strips") else editor.sequences
+    meta = known.new_meta(name="meta", channel=5, frame_start=1)
+    for strip in [s for s in addon.strips.all_strips(bpy.context.scene) if s.name in ("one", "two")]:
+        strip.move_to_meta(meta)
+    setattr(meta, addon.strips._handles[0], 1)
+    setattr(meta, addon.strips._handles[1], 35)
+    assert addon.headless.main([]) == 0
+    assert media(addon) == {"one": "clip_lipsync_001.mp4", "two": "clip.mp4", "b-roll": "clip.mp4"}
+    assert addon.headless.main(["--strip", "two"]) == 1
+    assert "A meta strip hides all of the strip “two”" in capfd.readouterr().err
 
 
 def test_a_locked_strip_is_not_reverted_behind_its_owners_back(addon, film, capfd):

@@ -197,3 +197,42 @@ def test_a_blend_file_with_other_words_in_a_pick_is_refused(cut, echo, clip, fac
     with pytest.raises(RuntimeError, match="has no place in the picture"):
         cut.redub()
     assert not cut.jobs(echo)
+
+
+@pytest.mark.parametrize("part", ["second", "first", "far"])
+def test_a_person_picked_before_the_split_is_known_in_both_parts(cut, echo, tmp_path, part):
+    """The part without the click failed with advice for the command line, though the pick was there to see."""
+    frames = 400 if part == "far" else 120
+    strip = cut.movie(footage.movie(tmp_path / "long.mp4", frames), start=1)
+    cut.speech(seconds=20)
+    person = strip.lipsync_people.add()
+    person.name, person.face = "Anna", "at:110,60,40" if part == "first" else "at:4,60,40"
+    right = strip.split(frame=46 if part != "far" else 351, split_method="SOFT")
+    chosen = strip if part == "first" else right
+    for each in (strip, right):
+        each.select = each == chosen
+    if part == "far":
+        cut.addon.strips.reach = 10
+        with pytest.raises(RuntimeError, match=r"picked in frame 4 .* frames 350 to 399 that .* pick them again"):
+            cut.redub()
+        assert not cut.jobs(echo)
+        return
+    first, end = cut.addon.strips.visible(chosen)
+    before = cut.shown(first, end - 1, "before")
+    assert cut.redub() == {"FINISHED"}
+    (job,) = cut.jobs(echo)
+    made = range(job["start_frame"], job["start_frame"] + (job["frame_count"] or frames))
+    assert int(person.face[3:].split(",")[0]) in made and set(before) <= set(made)
+    assert cut.shown(first, end - 1, "after") == [n | footage.dubbed for n in before]
+    assert not cut.addon.strips.outgrown(chosen)
+
+
+def test_a_pick_does_not_make_more_than_up_to_it(cut, echo, tmp_path):
+    strip = cut.movie(footage.movie(tmp_path / "long.mp4", 200), start=1)
+    cut.trim(strip, 101, 121)
+    cut.speech()
+    strip.lipsync_people.add().face = "at:90,60,40"
+    assert cut.redub() == {"FINISHED"}
+    (job,) = cut.jobs(echo)
+    assert (job["start_frame"], job["frame_count"]) == (90, 30)
+    assert cut.shown(101, 120, "after") == [n | footage.dubbed for n in range(100, 120)]

@@ -796,6 +796,7 @@ def test_a_log_that_cannot_be_written_is_one_sentence(cut, echo, tmp_path):
     [
         "not json", "[]", "{}", "null", 7,
         {"head": -1}, {"head": "1"}, {"head": True}, {"take": "other.mov"}, {"rate": "1/0"}, {"rate": "-3"},
+        {"beside": 1}, {"beside": "a\nb"}, {"size": "1"}, {"size": True},
         {"extra": 1}, {"tail": -1}, {"tail": "1"}, {"absolute": "a\0b"},
         {"media": {"filepath": "/etc/passwd"}}, {"media": {"filepath": "//clip.mp4", "stream": -1}},
         {"media": {"directory": "/etc", "filenames": ["passwd"]}}, {"media": {"filepath": ["//clip.mp4"]}},
@@ -866,6 +867,104 @@ def test_a_strip_inside_a_meta_strip(cut, echo, tmp_path):
         work.step(0.05)
     assert not work.problems and "clip_lipsync_001" in inner[0].filepath
     assert cut.shown(1, 30, "meta") == marked(range(30))
+
+
+@pytest.mark.parametrize("kind", ["movie", "images", "still"])
+def test_of_a_shot_that_its_meta_strip_trims_only_what_shows_is_made(cut, echo, tmp_path, kind):
+    """Twenty frames of a movie of two hundred: ten times the work, with the lips of speech that nobody hears there."""
+    import bpy
+
+    if kind == "movie":
+        strip = cut.movie(footage.movie(tmp_path / "clip.mp4", 200))
+    else:
+        strip = cut.images(footage.images(tmp_path / "frames", 200 if kind == "images" else 1))
+        cut.trim(strip, 1, 201)
+    meta = cut.strips.new_meta(name="meta", channel=3, frame_start=1)
+    strip.move_to_meta(meta)
+    cut.trim(meta, 101, 121)
+    (strip,) = [s for s in cut.addon.strips.all_strips(cut.scene) if cut.addon.strips.redubbable(s)]
+    speech = cut.speech(start=1, seconds=2.0)
+
+    def redub():
+        work = cut.addon.batch.Batch(cut.scene, [strip], cut.addon.preferences.settings(bpy.context))
+        while work.running:
+            work.step(0.05)
+        return " ".join(work.problems)
+
+    if speech:
+        assert "No sound is heard over the strip “shot”" in redub()
+        assert not cut.jobs(echo)
+        setattr(speech, cut.addon.strips._start, 101)
+    before, pictures = cut.state(strip), cut.shown(101, 120, "before")
+    assert pictures == ([0] * 20 if kind == "still" else list(range(100, 120)))
+    assert redub() == ""
+    (job,) = cut.jobs(echo)
+    assert (job["start_frame"], job["frame_count"]) == ((0, None) if kind == "still" else (100, 20))
+    assert cut.shown(101, 120, "after") == marked(pictures)
+    assert cut.addon.strips.visible(strip) == (1, 201) and not cut.addon.strips.outgrown(strip)
+    cut.trim(meta, 96, 121)
+    assert cut.addon.strips.outgrown(strip)
+    assert redub() == "" and not cut.addon.strips.outgrown(strip)
+    cut.trim(meta, 96, 126)
+    assert cut.addon.strips.outgrown(strip)
+    assert cut.addon.strips.revert(strip)
+    assert cut.state(strip) == before
+    cut.trim(meta, 201, 221)
+    assert "A meta strip hides all of the strip “shot”" in redub()
+
+
+@pytest.mark.parametrize("letter", ["x", "ж"])
+def test_a_name_as_long_as_the_disk_takes_leaves_room_for_the_takes(cut, echo, tmp_path, letter):
+    """What we hang on it was too much, and the file system refused a name that the editor never chose."""
+    clip = tmp_path / f"{letter * ((255 - 4) // len(letter.encode()))}.mp4"
+    footage.movie(tmp_path / "clip.mp4", 30).rename(clip)
+    strip = cut.movie(clip, name="shot")
+    cut.speech()
+    for _ in range(2):
+        assert cut.redub() == {"FINISHED"}
+    take = Path(strip.filepath)
+    assert take.name.startswith(letter * 40) and take.name.endswith("_lipsync_002.mp4")
+    (take.parent / f".{take.name}.lipsync.json.{'0' * 32}.part.json").touch()
+
+
+@pytest.mark.parametrize("kind", ["home", "relative", "slashes"])
+def test_a_folder_for_new_media_is_where_its_name_says(cut, echo, tmp_path, monkeypatch, kind):
+    """A folder called ~ appeared wherever Blender had been started, and nobody found the takes in it."""
+    import bpy
+
+    (tmp_path / "film").mkdir()
+    (tmp_path / "started").mkdir()
+    monkeypatch.chdir(tmp_path / "started")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    bpy.ops.wm.save_as_mainfile(filepath=str(tmp_path / "film" / "a.blend"))
+    strip = cut.movie(footage.movie(tmp_path / "clip.mp4", 30))
+    cut.speech()
+    named = {"home": "~/dubs", "relative": "dubs", "slashes": "//dubs"}[kind]
+    bpy.context.preferences.addons[cut.addon.root].preferences.folder = named
+    assert cut.redub() == {"FINISHED"}
+    folder = tmp_path if kind == "home" else tmp_path / "film"
+    assert strip.filepath == str(folder / "dubs" / "clip_lipsync_001.mp4")
+    assert not list((tmp_path / "started").iterdir())
+
+
+@pytest.mark.parametrize("ending", [".3gp", ".3g2", ".MP4", ""])
+def test_a_telephones_movie_is_taken_and_one_without_an_ending_is_told_what_to_do(cut, echo, tmp_path, ending):
+    """Blender plays a .3gp although its list of endings lacks it; without an ending nobody could trust a record."""
+    import bpy
+
+    footage.movie(tmp_path / "clip.mp4", 30).rename(tmp_path / f"phone{ending}")
+    strip = cut.movie(tmp_path / f"phone{ending}")
+    cut.speech()
+    before = cut.state(strip)
+    if not ending:
+        with pytest.raises(RuntimeError, match=r"“shot” is named in an unusual way: phone\. Rename it"):
+            cut.redub()
+        return
+    assert cut.redub() == {"FINISHED"}
+    assert cut.shown(1, 30, "after") == marked(range(30))
+    assert bpy.ops.lipsync.revert() == {"FINISHED"}
+    assert cut.state(strip) == before
 
 
 @pytest.mark.parametrize(

@@ -126,6 +126,16 @@ class Cut:
 
         return bpy.ops.lipsync.redub()
 
+    def reopened(self, blend):
+        """The only movie strip of a saved .blend, which is opened."""
+        import bpy
+
+        bpy.ops.wm.open_mainfile(filepath=str(blend))
+        self.scene = bpy.context.scene
+        self.editor = self.scene.sequence_editor
+        (strip,) = [s for s in self.addon.strips.all_strips(self.scene) if s.type == "MOVIE"]
+        return strip
+
     def jobs(self, echo):
         return [json.loads((echo / f"{i}.json").read_text()) for i in range(len(list(echo.glob("*.json"))))]
 
