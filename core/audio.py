@@ -76,30 +76,31 @@ def stream(
         with open_movie(path) as container:
             if not container.streams.audio:
                 raise SpeechError(f"There is no sound in {path}.")
-            resampler = av.AudioResampler(format="flt", layout=layout, rate=rate)  # PyAV miscounts eight planes
+            resampler: av.AudioResampler | None = None
             try:
                 for frame in container.decode(container.streams.audio[0]):
-                    if first is None and frame.pts is not None and frame.time_base is not None:
-                        first = frame.pts * frame.time_base
-                        begin = 0 if zero is None or heard else round((first - zero) * rate)
-                        origin = begin
-                    elif first is not None and frame.pts is not None and frame.time_base is not None:
-                        told = origin + round((frame.pts * frame.time_base - first) * rate)
+                    resampler = resampler or _resampler(frame, rate, layout)
+                    time = None if frame.pts is None or frame.time_base is None else frame.pts * frame.time_base
+                    if first is None and time is not None:
+                        first = time
+                        origin = begin = 0 if zero is None or heard else round((first - zero) * rate)
+                    elif first is not None and time is not None:
+                        told = origin + round((time - first) * rate)
                         # time stamps in milliseconds jitter by a few samples; only a real gap moves the sound
                         if rate // 50 < told - (begin + heard) < most_gap * rate:
-                            for part in resampler.resample(None):
-                                yield begin + heard, _planes(part)
-                                heard += part.samples
+                            for samples in _resampled(resampler, None, layout):
+                                yield begin + heard, samples
+                                heard += samples.shape[1]
                             begin = told - heard
-                            resampler = av.AudioResampler(format="flt", layout=layout, rate=rate)
-                    for part in resampler.resample(frame):
-                        yield begin + heard, _planes(part)
-                        heard += part.samples
+                            resampler = _resampler(frame, rate, layout)
+                    for samples in _resampled(resampler, frame, layout):
+                        yield begin + heard, samples
+                        heard += samples.shape[1]
             except FFmpegError:
                 pass  # a damaged tail: what was decoded before it is still speech
-            for part in resampler.resample(None) if heard else ():
-                yield begin + heard, _planes(part)
-                heard += part.samples
+            for samples in _resampled(resampler, None, layout) if resampler and heard else ():
+                yield begin + heard, samples
+                heard += samples.shape[1]
     except MediaError as e:
         raise SpeechError(str(e), e.hint) from None
     except (FFmpegError, OSError, ValueError) as e:
@@ -108,9 +109,18 @@ def stream(
         raise SpeechError(f"The sound stream of {path} holds no sound that can be decoded.")
 
 
-def _planes(part: av.AudioFrame) -> np.ndarray:
-    """(channels, n) float32 of interleaved samples."""
-    return audible(part.to_ndarray().reshape(part.samples, -1).T)
+def _resampler(frame: av.AudioFrame, rate: int, layout: str) -> av.AudioResampler:
+    """Channels that say nothing of themselves stay apart where one is wanted: FFmpeg would take the third of three for
+    a subwoofer's, and leave it out."""
+    apart = layout == "mono" and frame.layout.name.endswith("channels")
+    return av.AudioResampler(format="flt", layout=frame.layout if apart else layout, rate=rate)
+
+
+def _resampled(resampler: av.AudioResampler, frame: av.AudioFrame | None, layout: str) -> Iterator[np.ndarray]:
+    """(channels, n) float32, as far as they are ready."""
+    for part in resampler.resample(frame):
+        samples = audible(part.to_ndarray().reshape(part.samples, -1).T)  # PyAV miscounts eight planes
+        yield samples.mean(axis=0, keepdims=True) if layout == "mono" and len(samples) > 1 else samples
 
 
 def log_mel(wave: np.ndarray) -> np.ndarray:

@@ -31,7 +31,8 @@ class BlendScore:
     """Of footage before and after."""
 
     seam: float
-    """Change of the gradient across the mask's edge over the source's own: 0 is no seam, 0.1 is a tenth more."""
+    """Change of the gradient across the mask's edge, where no new lips are, over the source's own: 0 is no seam, 0.1 is
+    a tenth more."""
     flicker: tuple[float, float]
     """Before and after: how much the mean colour of the skin under the mask bends from frame to frame, in levels. A
     light that changes steadily does not count; neither do the old or the new lips, which are to move."""
@@ -76,7 +77,9 @@ def blend_score(before: Sequence[np.ndarray], after: Sequence[np.ndarray], rate:
         mask = _in_frame(alpha, x, y, old.shape)
         shown = _in_frame(*_of_crop(skin, to_crop, old.shape), old.shape)
         box = np.s_[max(y - margin, 0) : y + alpha.shape[0] + margin, max(x - margin, 0) : x + alpha.shape[1] + margin]
-        seams.append(seam_energy(old[box], new[box], mask[box]))
+        # lips that open on the far silhouette of a turned head have edges of their own there
+        of_lips = _in_frame(*_of_crop(_filled(new_lips), to_crop, old.shape), old.shape)
+        seams.append(seam_energy(old[box], new[box], mask[box], of_lips[box] < 0.1))
         noises.append([fine_noise(rgb[box], ((shown > 0.9) & (mask > 0.9))[box]) for rgb in (old, new)])
         skins.append(skin & (crop(mask, to_crop, side) > 0.5))
         crops.append([crop(rgb, to_crop, side) for rgb in (old, new)])
@@ -95,6 +98,14 @@ def _in_frame(part: np.ndarray, x: int, y: int, shape: tuple[int, ...]) -> np.nd
     return whole
 
 
+def _filled(polygon: np.ndarray) -> np.ndarray:
+    """(side, side) bool: a polygon in crop units, and what its own edge reaches around it."""
+    area = np.zeros((side, side), np.uint8)
+    cv2.fillPoly(area, [compose.crop_pixels(polygon, side)], (1,), shift=8)
+    reach = 2 * round(0.01 * side) + 1
+    return cv2.dilate(area, np.ones((reach, reach), np.uint8)) > 0
+
+
 def _of_crop(area: np.ndarray, to_crop: np.ndarray, shape: tuple[int, ...]) -> tuple[np.ndarray, int, int]:
     x, y, part, _ = uncrop(area.astype(np.float32), to_crop, shape)
     return part, x, y
@@ -107,12 +118,13 @@ def _track(frames: Sequence[np.ndarray], rate: float) -> Track:
         return tracker.finish()
 
 
-def seam_energy(before: np.ndarray, after: np.ndarray, alpha: np.ndarray) -> float:
+def seam_energy(before: np.ndarray, after: np.ndarray, alpha: np.ndarray, counts: np.ndarray | None = None) -> float:
     """As BlendScore.seam, of one frame.
 
     Args:
         before, after: (h, w, 3), 0 to 255.
         alpha: (h, w), 0 to 1; its feather is the edge, its gradient the direction across.
+        counts: (h, w) bool, where a seam would be one; None: everywhere.
 
     Returns:
         nan where the mask has no edge.
@@ -120,6 +132,8 @@ def seam_energy(before: np.ndarray, after: np.ndarray, alpha: np.ndarray) -> flo
     down, across = (cv2.Sobel(alpha.astype(np.float32), cv2.CV_32F, *order) for order in ((0, 1), (1, 0)))
     steep = np.hypot(down, across)
     edge = (alpha > 0.02) & (alpha < 0.98) & (steep > 1e-3)
+    if counts is not None:
+        edge &= counts
     if not edge.any():
         return float("nan")
 

@@ -64,6 +64,18 @@ def test_sound_is_placed_on_the_pictures_clock(tmp_path):
     assert np.allclose(early, tone(1)[1600:], atol=1e-4)
 
 
+@pytest.mark.parametrize("channels, voice", [(3, 2), (6, 3), (8, 7), (12, 11)])
+def test_each_microphone_of_a_recorder_is_heard(tmp_path: Path, channels: int, voice: int) -> None:
+    """A location recorder's file does not say which channel is whose; a subwoofer's would be left out."""
+    path = tmp_path / "take.wav"
+    tracks = np.zeros((24000, channels), np.float32)
+    tracks[:, voice] = tone(1.5)
+    soundfile.write(path, tracks, 16000)
+    with av.open(str(path)) as file:
+        assert file.streams.audio[0].codec_context.layout.name == f"{channels} channels"
+    assert np.corrcoef(audio.load(str(path)), tone(1.5))[0, 1] > 0.99
+
+
 def test_silence_where_a_recording_has_a_gap(tmp_path: Path) -> None:
     """Telephony leaves out what is silent and says so in its time stamps: all that follows would come too early."""
     path = tmp_path / "call.mkv"

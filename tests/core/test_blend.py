@@ -104,6 +104,10 @@ def test_the_seam_measure_sees_a_seam_and_none_where_there_is_none() -> None:
     assert blend.seam_energy(picture, picture, alpha) == 0
     assert blend.seam_energy(picture, picture + 15 * alpha[..., None], alpha) > 0.2
     assert np.isnan(blend.seam_energy(picture, picture, np.zeros((240, 320))))
+    left = np.arange(320) < 160
+    torn = picture + 15 * (alpha * left)[..., None]
+    assert blend.seam_energy(picture, torn, alpha, np.tile(left, (240, 1))) > 0.2
+    assert blend.seam_energy(picture, torn, alpha, np.tile(~left, (240, 1))) < 0.05
     assert blend.bend(np.linspace(0, 50, 20)[:, None].repeat(3, 1)) < 1e-9 < blend.bend(np.eye(20)[:, :3])
 
 
