@@ -23,7 +23,8 @@ asked = np.array([-5.0, -3.5, -2.0, -1.0, 0.0, 1.0, 2.0, 3.5, 5.0, 7.0])
 furthest = 2.5
 """Steps by which more, or less, is asked than is meant, at most."""
 rounds = 20
-"""Steps of the search for where a place of the reference is shown: each halves what is left at least."""
+"""Steps of the search for where a place of the reference is shown: each leaves a half, or three quarters where the
+picture is stretched to twice its size."""
 
 
 def measured(engine: Engine, references: Mapping[int, References], go_on: Callable[[], None]) -> dict[int, References]:
