@@ -50,7 +50,10 @@ from .shot import Shot
 
 movie_suffixes = (".mp4", ".mov", ".mkv")
 """Endings of an output that make a movie of images too."""
-no_folder = (".avi", ".webm", ".mxf", ".m4v", ".mpg", ".ts", ".wmv", ".flv", ".gif", ".png", ".jpg", ".tif", ".exr")
+no_folder = (
+    *(".avi", ".webm", ".mxf", ".m4v", ".mpg", ".mpeg", ".ts", ".wmv", ".flv", ".gif", ".wav", ".mp3"),
+    *(".png", ".jpg", ".jpeg", ".tif", ".tiff", ".exr", ".webp", ".bmp"),
+)
 """Endings of names that nobody gives to a folder."""
 batch_bytes = 128 << 20
 """Pictures that go through the net together take no more memory than this, but one is always taken. While they are

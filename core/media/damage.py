@@ -64,6 +64,15 @@ class Watch:
         else:
             self._gap = lost if near and until - self._end >= self._step / 2 else ""
 
+    @property
+    def missing(self) -> bool:
+        """Whether the frame that stands is the last one, and there should be more."""
+        return self._gap == ended
+
+    def torn(self) -> None:
+        """The frame that stands is damaged, as it turned out."""
+        self._kind = torn
+
     def damage(self, due: int) -> str:
         """Of the picture shown at `due`."""
         return self._gap if self._gap and due > self._end - self._step / 2 else self._kind

@@ -11,6 +11,7 @@ from math import floor
 
 import av
 from av.container import InputContainer
+from av.error import FFmpegError
 
 from ..errors import MediaError
 from .damage import Watch
@@ -51,10 +52,12 @@ def read(info: SourceInfo, start: int = 0, count: int | None = None) -> Iterator
         for index in range(start, start + count):
             due = frame_pts(info, index)
             while coming is not None and (held is None or coming[0] <= due):
-                held = coming[1]
-                watch.shown(*coming)
+                pts, held = coming
+                watch.shown(pts, held)
                 coming = next(frames, None)
                 watch.next(coming)
+                if coming is None and watch.missing and _last_is_torn(info, pts):
+                    watch.torn()
             if held is None:
                 raise MediaError(f"No picture of {info.path} can be decoded.")
             yield Picture(index, _fitting(held, info, index), info.rotation, damage=watch.damage(due))
@@ -97,6 +100,25 @@ def _from(
             return
         container.seek(min(0, info.first_pts), stream=video, backward=True)
     yield from _timed(decoded(container, video, trouble), info)
+
+
+def _last_is_torn(info: SourceInfo, pts: int) -> bool:
+    """Whether the last picture that can be decoded, of time `pts`, is damaged.
+
+    A decoder's threads may hand it out before they know, so it is asked again with one; not where that would take
+    decoding everything.
+    """
+    if info.container not in indexed_containers:
+        return False
+    with open_movie(info.path) as container:
+        video = next(stream for stream in container.streams.video if stream.index == info.stream)
+        video.codec_context.thread_count = 1
+        try:
+            container.seek(pts, stream=video, backward=True)
+        except FFmpegError:  # a part without its index
+            return False
+        last = deque(decoded(container, video), maxlen=1)
+    return bool(last) and last[0].is_corrupt
 
 
 def _timed(frames: Iterator[av.VideoFrame], info: SourceInfo) -> Iterator[tuple[int, av.VideoFrame]]:
