@@ -99,7 +99,9 @@ def work(request: job.RedubJob) -> job.Result | job.Failure:
         os.kill(os.getpid(), signal.SIGKILL)
     begun = time.monotonic()
     while behave in ("hang", "wait", "late") and not cancelled.is_set():
-        (folder / f"hanging.{os.getpid()}").write_text(output.name)
+        told = folder / f".hanging.{os.getpid()}"  # nobody shall read a half written name
+        told.write_text(output.name)
+        told.replace(folder / f"hanging.{os.getpid()}")
         time.sleep(0.02)
         behave = behaviour(output)
     while behave == "meet" and not (folder / "1.json").exists():
