@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from .teeth import Tear, torn_teeth
+
 channels = 6
 """What a net gives for each pixel: a flow of two numbers, the logit of how far to trust it, and a colour's three."""
 furthest = 0.25
@@ -59,27 +61,49 @@ def warp(answer: Tensor, reference: Tensor, *, finished: bool = False) -> Tensor
 
 def _warped(answer: Tensor, reference: Tensor, finished: bool) -> Tensor:
     size, own_size = reference.shape[-1], answer.shape[-1]
-    flowing = flow(answer)
+    flowing, whole = flow(answer), reference.float().contiguous()
     away = F.interpolate(flowing, size=(size, size), mode="bilinear", align_corners=False)
     trust, colour = answer[:, 2:].float().contiguous().split([1, 3], 1)
-    at = (torch.arange(size, device=answer.device) + 0.5) * (2 / size) - 1
-    grid = torch.stack(torch.meshgrid(at, at, indexing="xy"), 2) + 2 * away.permute(0, 2, 3, 1)
-    whole = reference.float().contiguous()
-    moved = F.grid_sample(whole, grid, mode="bilinear", padding_mode="border", align_corners=False)
     colour = torch.sigmoid(colour)
-    if finished:
-        beyond = F.interpolate((_stretch(flowing) - gum).clamp(min=0.0), size=(own_size, own_size), mode="bilinear")
-        trust = torch.sigmoid(sharper * trust + firmer - torn * beyond)
-        small = moved if size == own_size else F.interpolate(moved, size=(own_size, own_size), mode="area")
-        tuned = _in_tune(colour, small, trust.square())
-        colour = tuned.lerp(torch.minimum(tuned, colour), beyond.clamp(max=1.0))  # the teeth's light is not the gap's
-    else:
-        trust = torch.sigmoid(trust)
+    if not finished:
+        return _shown(torch.sigmoid(trust), colour, _moved(whole, away))
+    stretch = _stretch(flowing)
+    tear = torn_teeth(flowing, stretch, whole, own_size)
+    if tear:
+        away, colour = tear.hold(away), tear.squeeze(colour)
+    moved = _moved(whole, away)
+    beyond = F.interpolate((stretch - gum).clamp(min=0.0), size=(own_size, own_size), mode="bilinear")
+    trust = torch.sigmoid(sharper * trust + firmer - torn * beyond)
+    is_gap = beyond.clamp(max=1.0)
+    seen = trust
+    if tear:
+        seen, is_gap = tear.show(trust), torch.maximum(is_gap, tear.part)
+    tuned = _in_tune(colour, _small(moved, own_size), seen.square())
+    colour = tuned.lerp(torch.minimum(tuned, colour), is_gap)  # the teeth's light is not the gap's
+    return _shown(trust, colour, moved, tear)
+
+
+def _moved(reference: Tensor, away: Tensor) -> Tensor:
+    """A reference (B, 3, F, F) as a flow (B, 2, F, F) in crop units moves it."""
+    at = (torch.arange(away.shape[-1], device=away.device) + 0.5) * (2 / away.shape[-1]) - 1
+    grid = torch.stack(torch.meshgrid(at, at, indexing="xy"), 2) + 2 * away.permute(0, 2, 3, 1)
+    return F.grid_sample(reference, grid, mode="bilinear", padding_mode="border", align_corners=False)
+
+
+def _shown(trust: Tensor, colour: Tensor, moved: Tensor, tear: Tear | None = None) -> Tensor:
+    """`moved` (B, 3, F, F) as far as it is trusted, else the colour, both of S x S pixels."""
+    size, own_size = moved.shape[-1], trust.shape[-1]
     shown = torch.cat([trust, colour], 1)
     if size != own_size:
         shown = _along_both(shown, _bicubic(own_size, size, shown.device)).clamp_(0, 1)
     trust, colour = shown[:, :1], shown[:, 1:]
+    if tear:
+        trust = tear.show(trust)
     return colour + trust * (moved - colour)
+
+
+def _small(pictures: Tensor, size: int) -> Tensor:
+    return pictures if pictures.shape[-1] == size else F.interpolate(pictures, size=(size, size), mode="area")
 
 
 def _stretch(flowing: Tensor) -> Tensor:
