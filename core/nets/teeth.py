@@ -50,6 +50,9 @@ class Tear:
     """(B, 1, 1, S) how far below it lies in the reference what a place of the teeth shows, crop units."""
     above: Tensor
     """(B, 1, S, S) crop units of teeth that follow below a place; less than 0 in the gap."""
+    below: Tensor
+    """(B, 1, S, S) crop units from the teeth's edge in the reference to what a place shows without the tear; what is
+    less than 0 there is upper teeth drawn tall."""
     row: Tensor
     """(B, 1, S, S) of the paint that a place of the gap has: all that is painted for the open mouth is there."""
 
@@ -58,7 +61,7 @@ class Tear:
         size = away.shape[-1]
         teeth = F.interpolate(self.away, size=(1, size), mode="bilinear", align_corners=False)
         aside, down = away.split(1, 1)
-        return torch.cat([aside, down.lerp(teeth.expand_as(down), _sized(self.part, size))], 1)
+        return torch.cat([aside, down.lerp(teeth.expand_as(down), self._held(size))], 1)
 
     def squeeze(self, paint: Tensor) -> Tensor:
         """Paint (B, 3, S, S) whose dark is not behind the teeth, but in the gap."""
@@ -69,9 +72,14 @@ class Tear:
         return paint.lerp(squeezed, self.part * (self.above < 0))
 
     def show(self, trust: Tensor) -> Tensor:
-        """Trust (B, 1, F, F) in what is moved: there is all of it in the teeth, and none in the gap."""
+        """Trust (B, 1, F, F) in what is moved: there is all of it in the teeth, and none in what they are drawn tall."""
         size = trust.shape[-1]
-        return trust.lerp(torch.sigmoid(edge * size * _sized(self.above, size)), _sized(self.part, size))
+        held, lower = (torch.sigmoid(edge * size * _sized(way, size)) for way in (self.above, self.below))
+        return trust.lerp(torch.maximum(held, lower * trust), _sized(self.part, size))
+
+    def _held(self, size: int) -> Tensor:
+        """(B, 1, F, F) how far what is shown is moved as the teeth are: a little further than they are seen."""
+        return _sized(self.part * _ramp(self.above * self.above.shape[2], -2.0, -1.0), size)
 
 
 def torn_teeth(flowing: Tensor, stretch: Tensor, reference: Tensor, size: int) -> Tear | None:
@@ -87,14 +95,13 @@ def torn_teeth(flowing: Tensor, stretch: Tensor, reference: Tensor, size: int) -
     tallness = _sized(stretch, size)
     rows = torch.arange(size, device=down.device)[:, None].expand_as(down)
     is_between = (tallness > between) & (rows >= size // 2)
-    first = torch.where(is_between, 0, rows).cummax(2).values  # the row above each place's stretch of tall ones
-    last = torch.where(is_between, size - 1, rows).flip(2).cummin(2).values.flip(2)
+    tallest, at = torch.where(is_between, tallness, 0.0).max(2, keepdim=True)
+    first = torch.where(is_between | (rows > at), 0, rows).amax(2, keepdim=True)  # the last row before, and after
+    last = torch.where(is_between | (rows < at), size - 1, rows).amin(2, keepdim=True)
     opening = down.gather(2, first) - down.gather(2, (last + jaw).clamp(max=size - 1))
-    tallest, at = torch.where(is_between & (opening > 0), tallness, 0.0).max(2, keepdim=True)
-    torn = _ramp(opening.gather(2, at), hardly_open, opened) * _ramp(tallest, hardly_tall, tall)
-    if not torn.any():
+    torn = _ramp(opening, hardly_open, opened) * _ramp(tallest, hardly_tall, tall)
+    if not torch.compiler.is_exporting() and not torn.any():
         return None
-    first, last = first.gather(2, at), last.gather(2, at)
     still_tall = (tallness > lowest) & (rows >= first) & (rows <= last)
     first = _one_line(first.float(), torn)
     last = _one_line(torch.maximum(torch.where(still_tall, rows, 0).amax(2, keepdim=True), at).float(), torn)
@@ -110,7 +117,7 @@ def torn_teeth(flowing: Tensor, stretch: Tensor, reference: Tensor, size: int) -
     torn = _ramp(F.avg_pool2d(torn, (1, 5), 1, (0, 2)), smallest, full)
     part = torn * (rows - first + gums + 1).clamp(0, 1) * (last - rows + 1).clamp(0, 1)
     squeezed = first + 0.5 + (rows - bite) * (last - first - 0.5).clamp(min=0) / (last - bite).clamp(min=1)
-    return Tear(part, away, (bite - rows) / size, squeezed)
+    return Tear(part, away, (bite - rows) / size, (rows - bite) / size + down - away, squeezed)
 
 
 def _upper(held: Tensor, rows: Tensor, first: Tensor, bite: Tensor) -> Tensor:

@@ -75,6 +75,19 @@ def test_lower_teeth_go_down_with_the_jaw() -> None:
     assert not len(teeth) or teeth[0] > upper_lip[1] + 5
 
 
+def test_lower_teeth_are_seen_beside_upper_ones() -> None:
+    """The jaw has its own, which the paint of the gap must not cover."""
+    reference = smile((tooth, 3), (dark, 2), (tooth, 3))
+    raw = opened(6)
+    lower_ones = slice(lower_lip[0] + 6 - 4, lower_lip[0] + 6)
+    raw[:, 2, lower_ones] = 4.0
+    column = warp(raw, reference, finished=True)[0][middle].mean(2).T.numpy()
+    teeth = rows_like(column, tooth)
+    assert len(teeth[teeth < lower_lip[0]]) >= 2 and len(teeth[teeth >= lower_lip[0]]) >= 2
+    gap = rows_like(column, dark)
+    assert len(gap) >= 4 and teeth[0] < gap[0] and gap[-1] < teeth[-1]
+
+
 def test_black_and_white_teeth_are_not_taken_for_lips_nor_lips_for_teeth() -> None:
     """Without colours nobody can tell, and the mouth is painted as it would be."""
     grey = smile((tooth, 8)).mean(1, keepdim=True).expand(-1, 3, -1, -1)

@@ -10,15 +10,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import cv2
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
 import torch
+from skimage.data import astronaut
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from core import media, redub
+from core import media, mouth, redub
 from core.errors import JobError, LipSyncError, ModelError, OutputError
 from core.job import RedubJob
 from core.nets.checkpoint import default_model, load_expert, load_generator, load_net, save_net
@@ -343,7 +345,7 @@ def test_weights_too_large_for_half_precision_stay_whole(tmp_path: Path) -> None
 
 
 def test_the_bundled_model_as_onnx_draws_what_torch_draws(tmp_path: Path) -> None:
-    """A trained net, on batches of sizes that the export did not see."""
+    """A trained net, on batches of sizes that the export did not see, and a face with teeth: they are torn apart."""
     output = tmp_path / "model.onnx"
     said = export.export(ExportSettings(str(default_model), str(output)))
     assert str(output) in said
@@ -357,8 +359,13 @@ def test_the_bundled_model_as_onnx_draws_what_torch_draws(tmp_path: Path) -> Non
     assert json.loads(properties["card"]) == card
     assert json.loads(properties["config"])["image_size"] == 96
     session = onnxruntime.InferenceSession(output, providers=["CPUExecutionProvider"])
+    portrait = cv2.resize(astronaut()[48:208, 144:304], (96, 96), interpolation=cv2.INTER_AREA)
+    smile = torch.from_numpy(portrait).permute(2, 0, 1)[None].repeat(1, 2, 1, 1) / 255
+    smile[:, :3, 48:] = 0
     for batch in (1, 5):
-        face, shapes, shown = torch.rand(batch, 6, 96, 96), *(torch.rand(2, batch, 8) * 8 - 4)
+        shown = torch.zeros(batch, 8)
+        shapes = shown + torch.linspace(7, -2, batch)[:, None] * torch.from_numpy(mouth.along)
+        face = smile.expand(batch, -1, -1, -1)
         inputs = {"face": face, "shapes": shapes, "reference_shapes": shown}
         (drawn,) = session.run(["picture"], {name: value.numpy() for name, value in inputs.items()})
         with torch.inference_mode():
