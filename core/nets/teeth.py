@@ -72,7 +72,7 @@ class Tear:
         return paint.lerp(squeezed, self.part * (self.above < 0))
 
     def show(self, trust: Tensor) -> Tensor:
-        """Trust (B, 1, F, F) in what is moved: there is all of it in the teeth, and none in what they are drawn tall."""
+        """Trust (B, 1, F, F) in what is moved: all there is in the teeth, none where they are drawn tall."""
         size = trust.shape[-1]
         held, lower = (torch.sigmoid(edge * size * _sized(way, size)) for way in (self.above, self.below))
         return trust.lerp(torch.maximum(held, lower * trust), _sized(self.part, size))
