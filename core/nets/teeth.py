@@ -20,20 +20,22 @@ hardly_tall, tall = 1.35, 1.7
 """Times as tall that the tallest place of a column is, up to which it is whole, and from which it is torn."""
 hardly_open, opened = 0.004, 0.014
 """Crop units by which the jaw goes away, likewise: lips that are shut over teeth draw skin tall, and tear nothing."""
-jaw = 6
-"""Rows below what is drawn tall at which the jaw is moved as a whole."""
-gums = 4
-"""Rows above what is drawn tall that are moved as the teeth are: a net does not trust its flow that near to them."""
-lips = 5
-"""Rows above and below that are lips."""
+jaw = 1 / 16
+"""Crop units below what is drawn tall at which the jaw is moved as a whole."""
+gums = 1 / 24
+"""Crop units above what is drawn tall that are moved as the teeth are: near to them a net trusts no flow."""
+lips = 1 / 20
+"""Crop units above and below that are lips."""
 as_red, less_red = 0.7, 0.55
 """Parts of the lips' redness: up to the second it is teeth, or the dark behind them; from the first on it is lips."""
 grey = 0.01
 """Redness that even teeth and lips in a picture without colours may be apart."""
 bright, dark = 0.8, 0.6
 """Parts of the lightest place's light: of a row that is darker the teeth above are the upper ones, those below not."""
-alike = 9
-"""Columns, twice over, whose tears are one line."""
+alike, beside = 0.09, 0.05
+"""Crop units of columns whose tears are one line, twice over, and over which a tear begins and ends at its sides."""
+black = 0.01
+"""Light of the lightest place that a picture must have to tell teeth from the dark."""
 edge = 1.5
 """Of the teeth, how sharp it is: they fade to the gap in 4 pixels by as much."""
 smallest, full = 0.2, 0.8
@@ -98,14 +100,15 @@ def torn_teeth(flowing: Tensor, stretch: Tensor, reference: Tensor, size: int) -
     tallest, at = torch.where(is_between, tallness, 0.0).max(2, keepdim=True)
     first = torch.where(is_between | (rows > at), 0, rows).amax(2, keepdim=True)  # the last row before, and after
     last = torch.where(is_between | (rows < at), size - 1, rows).amin(2, keepdim=True)
-    opening = down.gather(2, first) - down.gather(2, (last + jaw).clamp(max=size - 1))
+    opening = down.gather(2, first) - down.gather(2, (last + round(jaw * size)).clamp(max=size - 1))
     torn = _ramp(opening, hardly_open, opened) * _ramp(tallest, hardly_tall, tall)
     if not torch.compiler.is_exporting() and not torn.any():
         return None
     still_tall = (tallness > lowest) & (rows >= first) & (rows <= last)
     first = _one_line(first.float(), torn)
     last = _one_line(torch.maximum(torch.where(still_tall, rows, 0).amax(2, keepdim=True), at).float(), torn)
-    away = _one_line(_at(down, first - gums), torn)
+    top = first - round(gums * size)
+    away = _one_line(_at(down, top), torn)
     bite = last + size * (_one_line(_at(down, last), torn) - away)  # what the lower lip takes is not there to be shown
 
     columns = (torch.arange(size, device=down.device) + 0.5) / size
@@ -114,8 +117,8 @@ def torn_teeth(flowing: Tensor, stretch: Tensor, reference: Tensor, size: int) -
     held = F.grid_sample(small, 2 * there.permute(0, 2, 3, 1) - 1, padding_mode="border", align_corners=False)
     bite = _one_line(_upper(held, rows, first, bite), torn)
     torn = torn * _one_line(_ramp(_teeth(held, rows, first, bite), 0.5, 1.0), torn)
-    torn = _ramp(F.avg_pool2d(torn, (1, 5), 1, (0, 2)), smallest, full)
-    part = torn * (rows - first + gums + 1).clamp(0, 1) * (last - rows + 1).clamp(0, 1)
+    torn = _ramp(_mean(torn, beside), smallest, full)
+    part = torn * (rows - top + 1).clamp(0, 1) * (last - rows + 1).clamp(0, 1)
     squeezed = first + 0.5 + (rows - bite) * (last - first - 0.5).clamp(min=0) / (last - bite).clamp(min=1)
     return Tear(part, away, (bite - rows) / size, (rows - bite) / size + down - away, squeezed)
 
@@ -126,15 +129,16 @@ def _upper(held: Tensor, rows: Tensor, first: Tensor, bite: Tensor) -> Tensor:
     light = held.amax(1, keepdim=True)
     darkest, at = torch.where(is_inside, light, 1.0).min(2, keepdim=True)
     lightest = torch.where(is_inside, light, 0.0).amax(2, keepdim=True)
-    return bite + _ramp(-darkest, -bright * lightest, -dark * lightest) * (at - bite)
+    return bite + _ramp(-darkest, -bright * lightest, black - dark * lightest) * (at - bite)
 
 
 def _teeth(held: Tensor, rows: Tensor, first: Tensor, bite: Tensor) -> Tensor:
     """(B, 1, 1, S) how many rows from `first` to `bite` are less red than the lips above and below."""
     red, green = held[:, :1], held[:, 1:2]
     redness = (red - green) / (red + green + 0.1)
-    upper = torch.where((rows >= first - lips) & (rows < first), redness, 0.0).amax(2, keepdim=True)
-    lower = torch.where((rows > bite) & (rows <= bite + lips), redness, 0.0).amax(2, keepdim=True)
+    height = round(lips * held.shape[2])
+    upper = torch.where((rows >= first - height) & (rows < first), redness, 0.0).amax(2, keepdim=True)
+    lower = torch.where((rows > bite) & (rows <= bite + height), redness, 0.0).amax(2, keepdim=True)
     lip = torch.minimum(upper, lower)
     is_teeth = _ramp(-redness, -as_red * lip, grey - less_red * lip)
     return torch.where((rows >= first) & (rows <= bite), is_teeth, 0.0).sum(2, keepdim=True)
@@ -156,8 +160,11 @@ def _at(values: Tensor, row: Tensor) -> Tensor:
 
 def _one_line(values: Tensor, weight: Tensor) -> Tensor:
     """(B, 1, 1, S) means of the columns around, by their weight."""
-    spread = torch.cat([values * weight, weight], 1)
-    for _ in range(2):
-        spread = F.avg_pool2d(spread, (1, alike), 1, (0, alike // 2))
-    total, weights = spread.split(1, 1)
+    total, weights = _mean(_mean(torch.cat([values * weight, weight], 1), alike), alike).split(1, 1)
     return total / weights.clamp(min=1e-6)
+
+
+def _mean(values: Tensor, width: float) -> Tensor:
+    """Means of so many crop units of columns around; beyond the sides is 0."""
+    half = round(width * values.shape[-1] / 2)
+    return F.avg_pool2d(values, (1, 2 * half + 1), 1, (0, half))

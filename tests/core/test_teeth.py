@@ -117,3 +117,13 @@ def test_a_picture_is_the_same_beside_one_with_torn_teeth() -> None:
     together = warp(answers, references, finished=True)
     assert torch.equal(together[:1], warp(answers[:1], references[:1], finished=True))
     assert torch.equal(together[1:], warp(answers[1:], references[1:], finished=True))
+
+
+def test_black_pictures_and_larger_nets_have_a_picture() -> None:
+    """A night shot, and a net trained at another size."""
+    for reference in (torch.zeros(1, 3, 96, 96), smile((tooth, 8)) * 0.02):
+        assert warp(opened(10), reference, finished=True).isfinite().all()
+    large = torch.nn.functional.interpolate(opened(10), scale_factor=2, mode="nearest")
+    reference = torch.nn.functional.interpolate(smile((tooth, 8)), scale_factor=2, mode="nearest")
+    column = warp(large, reference, finished=True)[0, :, :, 80:112].mean(2).T.numpy()
+    assert 12 <= len(rows_like(column, tooth)) <= 18 and len(rows_like(column, dark)) >= 10
