@@ -304,7 +304,7 @@ class Batch:
             images=() if shot.media.filepath else paths,
             rate=shot.rate,
             start_frame=0 if shot.still else shot.head,
-            frame_count=None if shot.still or shot.count == shot.frames else shot.count,
+            frame_count=None if shot.still else shot.count,  # Blender's FFmpeg may count otherwise than the worker's
             speech_start=start,
             face=face,
             others=tuple(others),

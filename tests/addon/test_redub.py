@@ -307,7 +307,7 @@ def test_frames_that_a_handle_may_show_later_have_their_speech(cut, echo, tmp_pa
     cut.speech(start=1, clicks=(1.2,))
     cut.redub()
     job, wave = cut.jobs(echo)[0], footage.samples(echo / "0.wav")
-    assert (job["start_frame"], job["frame_count"]) == (0, None)
+    assert (job["start_frame"], job["frame_count"]) == (0, 60)
     assert len(wave) == 60 * 640
     place = Fraction(int((wave > 30000).argmax()), 16000) + Fraction(job["speech_start"])
     assert abs(place - Fraction(5, 25)) <= Fraction(1, 16000)
@@ -911,6 +911,23 @@ def test_of_a_shot_that_its_meta_strip_trims_only_what_shows_is_made(cut, echo, 
     assert cut.state(strip) == before
     cut.trim(meta, 201, 221)
     assert "A meta strip hides all of the strip “shot”" in redub()
+
+
+def test_a_recording_whose_length_blender_counts_otherwise_gets_as_many_frames_as_blender_counts(cut, echo, tmp_path):
+    """A recorder's .mkv tells no length but the file's, in which Blenders with another FFmpeg than the worker's count
+    the sound's first 21 ms or do not: every such take was made in full, and thrown away.
+    """
+    path = tmp_path / "recording.mkv"
+    footage.recording(path, 25)
+    strip = cut.movie(path)
+    cut.speech()
+    first, end = cut.addon.strips.visible(strip)
+    assert end - first in (24, 25)
+    assert cut.redub() == {"FINISHED"}
+    (job,) = cut.jobs(echo)
+    assert (job["start_frame"], job["frame_count"]) == (0, end - first)
+    assert cut.shown(first, end - 1, "after") == marked(range(end - first))
+    assert cut.addon.strips.revert(strip) and cut.addon.strips.visible(strip) == (first, end)
 
 
 @pytest.mark.parametrize("letter", ["x", "ж"])
