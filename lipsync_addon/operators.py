@@ -159,7 +159,7 @@ class Waits:
 
 
 class LIPSYNC_OT_redub(Waits, bpy.types.Operator):
-    """Give the selected movie and image strips lips that follow the speech under them"""
+    """Give the selected movie and image strips, also those in meta strips, lips that follow the speech under them"""
 
     bl_idname = "lipsync.redub"
     bl_label = "Re-dub Strips"
@@ -169,7 +169,7 @@ class LIPSYNC_OT_redub(Waits, bpy.types.Operator):
         """Starts with the selected strips."""
         chosen = strips.selected(context)
         if not chosen:
-            raise errors.LipSyncError("No movie or image strip is selected.", "Select the shot to re-dub.")
+            raise errors.LipSyncError("No movie or image strip is selected.", strips.what_to_select(context))
         scene = strips.scene_of(context)
         return batch.Batch(scene, chosen, preferences.settings(context), scene.lipsync.speech)
 

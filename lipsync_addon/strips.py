@@ -155,11 +155,39 @@ def redubbable(strip: Any) -> bool:
 
 
 def selected(context: bpy.types.Context) -> list[Any]:
-    """The selected movie and image strips, from the left."""
+    """The selected movie and image strips and those that selected meta strips show, from the left."""
+    found = {}
+    for strip in _chosen(context):
+        found.update((s.as_pointer(), s) for s in ([strip] if redubbable(strip) else _shown_in(strip)))
+    return sorted(found.values(), key=lambda s: (visible(s), s.channel))
+
+
+def what_to_select(context: bpy.types.Context) -> str:
+    """A hint for a user who has selected nothing that can be re-dubbed."""
+    kinds = {strip.type for strip in _chosen(context)}
+    hints = {
+        "SCENE": "Open the scene that the scene strip shows, and select the shot there.",
+        "MOVIECLIP": "Add the clip's file as a movie strip, and select that.",
+        "META": "The meta strip shows none that is not muted.",
+    }
+    return next((hint for kind, hint in hints.items() if kind in kinds), "Select the shot to re-dub.")
+
+
+def _chosen(context: bpy.types.Context) -> list[Any]:
+    """All selected strips, of whatever type."""
     strips = getattr(context, "selected_strips", None) or getattr(context, "selected_sequences", None)
     if strips is None:  # a background Blender 5 has no sequencer scene
         strips = [strip for strip in all_strips(scene_of(context)) if strip.select]
-    return sorted((s for s in strips if redubbable(s)), key=lambda s: (visible(s), s.channel))
+    return list(strips)
+
+
+def _shown_in(strip: Any) -> list[Any]:
+    """The movie and image strips that a meta strip shows, if it is one: neither muted in there nor cut off."""
+    if strip.type != "META":
+        return []
+    within = strip.strips if hasattr(strip, "strips") else strip.sequences
+    shown = [s for s in within if not (s.mute or strip.channels[s.channel].mute or hidden(s))]
+    return [found for s in shown for found in ([s] if redubbable(s) else _shown_in(s))]
 
 
 def active(scene: bpy.types.Scene) -> Any | None:

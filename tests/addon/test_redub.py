@@ -869,6 +869,55 @@ def test_a_strip_inside_a_meta_strip(cut, echo, tmp_path):
     assert cut.shown(1, 30, "meta") == marked(range(30))
 
 
+def test_a_selected_meta_strip_means_the_shots_that_it_shows(cut, echo, tmp_path):
+    """An edit is kept in meta strips: the button told who had selected one that nothing was selected."""
+    import bpy
+
+    inner, outer = (cut.strips.new_meta(name=name, channel=6, frame_start=1) for name in ("inner", "outer"))
+    for number, name in enumerate(("seen", "muted", "mute channel", "cut off")):
+        strip = cut.movie(footage.movie(tmp_path / f"{name}.mp4", 20), start=1 + 20 * number, channel=1 + number)
+        strip.name, strip.select, strip.mute = name, False, name == "muted"
+        strip.move_to_meta(inner)
+    inner.channels[3].mute = True
+    cut.trim(inner, 1, 61)
+    inner.move_to_meta(outer)
+    cut.trim(outer, 1, 61)
+    cut.speech()
+    for strip in cut.addon.strips.all_strips(cut.scene):
+        strip.select = strip.name == "outer"
+
+    def playing():
+        found = [s for s in cut.addon.strips.all_strips(cut.scene) if s.type == "MOVIE"]
+        return {s.name: Path(s.filepath).stem for s in found}
+
+    before = playing()
+    assert cut.redub() == {"FINISHED"}
+    assert playing() == {**before, "seen": "seen_lipsync_001"}
+    assert cut.shown(1, 20, "after") == marked(range(20))
+    assert bpy.ops.lipsync.revert() == {"FINISHED"} and playing() == before
+    cut.editor.channels[6].mute = True  # what is selected itself may be muted
+    assert cut.redub() == {"FINISHED"} and playing() == {**before, "seen": "seen_lipsync_002"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"), [("SCENE", "Open the scene"), ("META", "shows none"), ("COLOR", "Select the shot to re-dub")]
+)
+def test_who_selects_another_kind_of_strip_is_told_what_to_do(cut, echo, kind, words):
+    import bpy
+
+    if kind == "SCENE":
+        other = bpy.data.scenes.new("other")
+        strip = cut.strips.new_scene(name="strip", scene=other, channel=2, frame_start=1)
+    elif kind == "META":
+        strip = cut.strips.new_meta(name="strip", channel=2, frame_start=1)
+    else:
+        length = {"length": 20} if bpy.app.version >= (5, 0) else {"frame_end": 21}
+        strip = cut.strips.new_effect(name="strip", type="COLOR", channel=2, frame_start=1, **length)
+    strip.select = True
+    with pytest.raises(RuntimeError, match=f"No movie or image strip is selected. .*{words}"):
+        cut.redub()
+
+
 @pytest.mark.parametrize("kind", ["movie", "images", "still"])
 def test_of_a_shot_that_its_meta_strip_trims_only_what_shows_is_made(cut, echo, tmp_path, kind):
     """Twenty frames of a movie of two hundred: ten times the work, with the lips of speech that nobody hears there."""
