@@ -24,6 +24,23 @@ patience = 10.0
 """Seconds that a worker gets to give up a job before it is ended by force."""
 
 
+def job_of(line: str) -> RedubJob:
+    """The job of a line of the list.
+
+    Raises:
+        JobError: it holds none.
+    """
+    job = from_json(line)
+    if not isinstance(job, RedubJob):
+        raise JobError(f"A {job.type} message is no job.", 'A job has "type": "redub".')
+    return job
+
+
+def place(output: str) -> str:
+    """Alike for all names of one file that tell the same path."""
+    return os.path.normcase(os.path.realpath(output))
+
+
 class Batch:
     """A list of jobs and the workers that do them. A context manager: leaving it ends the workers.
 
@@ -85,10 +102,8 @@ class Batch:
 
     def _answer(self, hand: _Hand, number: int, line: str) -> Result | Failure:
         try:
-            job = from_json(line)
-            if not isinstance(job, RedubJob):
-                raise JobError(f"A {job.type} message is no job.", 'A job has "type": "redub".')
-            turn = self._turns.setdefault(os.path.normcase(os.path.abspath(job.output)), threading.Lock())
+            job = job_of(line)
+            turn = self._turns.setdefault(place(job.output), threading.Lock())
             with turn:
                 if os.path.lexists(job.output):
                     from .provenance import made_before  # late: torch takes seconds

@@ -27,6 +27,7 @@ from pathlib import Path
 
 from . import __version__
 from .batch import Batch
+from .batch_check import ListCheck
 from .client import most_workers
 from .errors import JobError, LipSyncError, MediaError, OutputError, refused
 from .job import (
@@ -232,6 +233,11 @@ def _parser() -> argparse.ArgumentParser:
         "is there, made of the same files with the same settings, is not made again.",
     )
     batch.set_defaults(work=_batch)
+    batch.add_argument(
+        "--check",
+        action="store_true",
+        help="make nothing, but say of every line that could not be done why, and how many are made already",
+    )
     batch.add_argument("jobs", metavar="JOBS.jsonl", help="paths in it count from the current folder")
     batch.add_argument(
         "--workers", type=int, default=1, metavar="N", help="jobs at a time, each with a job's memory; default 1"
@@ -483,13 +489,9 @@ def _batch(arguments: argparse.Namespace) -> int:
     """Does every job it can, however many fail; a line of JSON for each."""
     if not 1 <= arguments.workers <= most_workers:
         raise JobError(f"{arguments.workers} workers are out of range.", f"Use 1 to {most_workers}.")
-    try:
-        lines = Path(arguments.jobs).read_text(encoding="utf-8-sig").split("\n")  # a name may hold other breaks
-    except (OSError, UnicodeDecodeError) as e:
-        raise JobError(
-            f"The list of jobs {arguments.jobs} cannot be read: {getattr(e, 'strerror', None) or 'it is no UTF-8'}.",
-            "Name a text file in UTF-8 with a job a line.",
-        ) from None
+    lines = _lines(arguments.jobs)
+    if arguments.check:
+        return _check(lines)
     failed: list[int] = []
     done = 0
     heard = True
@@ -522,6 +524,38 @@ def _batch(arguments: argparse.Namespace) -> int:
             status=1,
         )
     return 0
+
+
+def _lines(jobs: str) -> list[str]:
+    try:
+        return Path(jobs).read_text(encoding="utf-8-sig").split("\n")  # a name may hold other breaks
+    except (OSError, UnicodeDecodeError) as e:
+        raise JobError(
+            f"The list of jobs {jobs} cannot be read: {getattr(e, 'strerror', None) or 'it is no UTF-8'}.",
+            "Name a text file in UTF-8 with a job a line.",
+        ) from None
+
+
+def _check(lines: Sequence[str]) -> int:
+    """A sentence for each line that could not be done, and how many could."""
+    checks, made, failed = ListCheck(), 0, 0
+    todo = [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
+    with libraries_silenced(), _ProgressLine() as shown:
+        for done, (number, line) in enumerate(todo):
+            shown.say(f"{done} of {len(todo)} lines checked")
+            try:
+                made += checks.made_before(number, line)
+            except Exception as e:
+                if _interrupted.is_set():
+                    raise
+                failure = _failure(e)
+                failed += 1
+                shown.clear()
+                _answer(f"line {number}: {failure.message} {failure.hint}".rstrip())
+    left = len(todo) - made - failed
+    jobs = f"{len(todo)} job{'' if len(todo) == 1 else 's'}"
+    _answer(f"{jobs}: {left} to make, {made} made already, {failed} that cannot be done")
+    return 1 if failed else 0
 
 
 def _how_far(done: int, batch: Batch) -> str:

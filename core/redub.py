@@ -12,6 +12,7 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import lru_cache, partial
@@ -23,6 +24,7 @@ from av import VideoFormat
 from . import (
     audio,
     compose,
+    credentials,
     faces,
     interlaced,
     manner,
@@ -39,10 +41,12 @@ from . import (
 from .ahead import ahead
 from .allocator import give_back_freed_memory
 from .debug import Debug, check_folder
-from .engine import Engine
+from .engine import Engine, choose_device
 from .errors import Cancelled, JobError, OutputError
+from .faces.detectors import open_detector
 from .job import Progress, RedubJob, Result
 from .mouth import opening_step
+from .nets.checkpoint import default_model, load_generator
 from .paint import Mouth, Painter
 from .plan import Plan, plan_effect, turned_away
 from .restore import Restorer
@@ -101,10 +105,7 @@ def run(
         LipSyncError: the job cannot be done, or was cancelled. Nothing is left of the output.
     """
     begun = time.monotonic()
-    shot = _open(job)
-    _check_output(job, shot)
-    heard = _new_sound(job, shot)
-    sign = provenance.signer(job, _endings(job, shot))
+    shot, heard, sign = _ready(job)
     speeches = [_hear(job, *each) for each in ((job.face, job.speech, job.speech_start), *job.others)]
     source = max((_source_frames(job, shot, speech) for speech in speeches), key=len)
     made = _made(job, shot, source)
@@ -176,6 +177,39 @@ def run(
     )
 
 
+def check(job: RedubJob) -> None:
+    """Refuses what `run` would refuse, as far as that shows without looking for faces or making anything.
+
+    Opens every file of the job and decodes a picture and some sound. Nets are loaded once, however many jobs name them.
+
+    Raises:
+        LipSyncError: the job cannot be done.
+    """
+    _ready(job)
+    for path in dict.fromkeys(filter(None, (job.speech, *(speech for _, speech, _ in job.others), job.mix))):
+        with closing(audio.stream(path)) as blocks:
+            next(blocks, None)
+    _check_nets(job.model, job.restore, job.detector, job.device, _version(job.model), _version(job.restore))
+
+
+@lru_cache(maxsize=64)
+def _check_nets(model: str, restore: str, detector: str, device: str, *versions: int) -> None:
+    used = str(choose_device(device))
+    load_generator(Path(model) if model else default_model)
+    if restore:
+        Restorer(restore)
+    if detector != "mediapipe":
+        with open_detector(detector, used):
+            pass
+
+
+def _ready(job: RedubJob) -> tuple[Shot, media.Sound | None, credentials.Sign | None]:
+    """The footage, the new sound and what signs the output, opened before the user has waited for anything."""
+    shot = _open(job)
+    _check_output(job, shot)
+    return shot, _new_sound(job, shot), provenance.signer(job, _endings(job, shot))
+
+
 def _open(job: RedubJob) -> Shot:
     footage = people.open_footage(job.video, job.images, job.rate, job.start_frame, job.frame_count)
     name, info = footage.name, footage.info
@@ -188,7 +222,7 @@ def _open(job: RedubJob) -> Shot:
 
 
 def _new_sound(job: RedubJob, shot: Shot) -> media.Sound | None:
-    """What will be heard of the output, opened before the user has waited for anything."""
+    """What will be heard of the output."""
     if job.sound != "speech" or _output_info(job, shot).kind == "images":
         if job.mix:
             raise JobError(f"The mix {job.mix} is for a movie's sound, and images have none.", "Leave it out.")
@@ -257,8 +291,12 @@ def _hear(job: RedubJob, face: str, path: str, start: Fraction) -> Speech:
 
 def _engine(model: str, device: str) -> Engine:
     """The last job's engine when model and device are the same: loading takes longer than a short shot."""
-    changed = os.stat(model).st_mtime_ns if os.path.isfile(model) else 0
-    return _load_engine(model, device, changed)
+    return _load_engine(model, device, _version(model))
+
+
+def _version(path: str) -> int:
+    """Another number once the file has been written anew; 0: there is none."""
+    return os.stat(path).st_mtime_ns if os.path.isfile(path) else 0
 
 
 @lru_cache(maxsize=1)

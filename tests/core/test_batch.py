@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from portrait_clips import write_images
+from portrait_clips import write_images, write_movie
 
-from core import batch, cli, client, redub
+from core import batch, cli, client, people, redub
 from core.client import Worker
 from core.job import Failure, RedubJob, Result, to_json
 from core.provenance import made_before
@@ -145,6 +145,68 @@ def test_what_another_job_has_made_is_not_taken_for_this_ones(job: RedubJob, tmp
         assert made_before(job) is None, broken
     record.unlink()
     assert made_before(job) is None
+
+
+def checked(lines: list[RedubJob | str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> tuple[int, list[str]]:
+    """Exit status and lines of `lipsync batch --check`."""
+    (tmp_path / "jobs.jsonl").write_text("\n".join(one if isinstance(one, str) else to_json(one) for one in lines))
+    status = cli.main(["batch", str(tmp_path / "jobs.jsonl"), "--check"])
+    out, err = capsys.readouterr()
+    assert err == ""
+    return status, out.splitlines()
+
+
+def test_a_check_names_every_line_that_would_fail_at_night(
+    job: RedubJob, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Who comes back in the morning finds that each third shot had a typing mistake, and the delivery is a day late."""
+    text = tmp_path / "notes.txt"
+    text.write_text("no media\n" * 99)
+    silent = write_movie(tmp_path / "silent.mp4", 3)
+    changes: list[tuple[dict[str, Any], str]] = [
+        ({"video": "none.mp4"}, "none.mp4"),
+        ({"video": str(text)}, "notes.txt"),
+        ({"speech": "none.wav"}, "none.wav"),
+        ({"speech": str(silent)}, "no sound"),
+        ({"sound": "speech", "mix": str(silent)}, "no sound"),
+        ({"others": (("track:2", "ben.wav", Fraction(0)),)}, "ben.wav"),
+        ({"model": str(text)}, "safetensors"),
+        ({"restore": str(text)}, "ONNX"),
+        ({"device": "abacus"}, "abacus"),
+        ({"start_frame": 99}, "past the end"),
+        ({"output": str(tmp_path / "gone" / "o.mkv")}, "no folder"),
+        ({"output": str(tmp_path / "o.webm")}, ".webm"),
+        ({"output": str(text)}, "exists already"),
+        ({"c2pa_certificate": str(text), "c2pa_key": str(text)}, "Content Credentials"),
+    ]
+    made = [{"output": str(tmp_path / f"{n}.mkv"), **change} for n, (change, _) in enumerate(changes)]
+    bad = [replace(job, **change) for change in made]
+    twice = replace(job, output=str(tmp_path / "x" / ".." / "a.mkv"), strength=0.5)
+    after = replace(job, video=job.output, output=str(tmp_path / "b.mkv"))
+    before = sorted(os.listdir(tmp_path))
+    status, said = checked(["{broken", job, "", job, twice, after, *bad], tmp_path, capsys)
+    assert status == 1
+    words = {1: "not JSON", 5: "line 2 writes", 6: "line 2 is to make"}
+    words.update({number: word for number, (_, word) in enumerate(changes, 7)})
+    assert [line.split(":")[0] for line in said[:-1]] == [f"line {number}" for number in words]
+    for line, word in zip(said, words.values(), strict=False):
+        assert word in line and line.count(". ") >= 1, line
+    assert said[-1] == f"{len(bad) + 5} jobs: 2 to make, 0 made already, {len(bad) + 3} that cannot be done"
+    assert sorted(os.listdir(tmp_path)) == sorted([*before, "jobs.jsonl"])
+
+
+def test_a_check_takes_what_is_made_for_made(
+    job: RedubJob, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half a night's list would be called failing in the morning, because its outputs are there."""
+    assert isinstance(redub.run(job), Result)
+    monkeypatch.setattr(people, "find", None)  # looking for faces is what takes long
+    second = replace(job, output=str(tmp_path / "b.mkv"))
+    assert checked([job, second], tmp_path, capsys) == (
+        0,
+        ["2 jobs: 1 to make, 1 made already, 0 that cannot be done"],
+    )
+    assert not Path(second.output).exists()
 
 
 def test_a_folder_of_images_is_known_again(job: RedubJob, tmp_path: Path) -> None:
