@@ -12,7 +12,6 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import closing
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import lru_cache, partial
@@ -187,8 +186,7 @@ def check(job: RedubJob) -> None:
     """
     _ready(job)
     for path in dict.fromkeys(filter(None, (job.speech, *(speech for _, speech, _ in job.others), job.mix))):
-        with closing(audio.stream(path)) as blocks:
-            next(blocks, None)
+        next(audio.stream(path), None)
     _check_nets(job.model, job.restore, job.detector, job.device, _version(job.model), _version(job.restore))
 
 
