@@ -49,7 +49,7 @@ def redub_scene(
     Raises:
         LipSyncError: a name is of no such strip, there is none, or there is no runtime.
     """
-    shown = [s for s in _named(scene, names) if names or not (strips.muted(s, scene) or strips.hidden(s))]
+    shown = _named(scene, names) if names else _shown(scene)
     if not shown:
         raise errors.LipSyncError(f"The scene “{scene.name}” has no strip to re-dub.", "Add a movie strip.")
     chosen = [s for s in shown if not (remaining and strips.complete(s))]
@@ -66,6 +66,11 @@ def redub_scene(
     finally:
         work.close()
     return work
+
+
+def _shown(scene: bpy.types.Scene) -> list[Any]:
+    """The scene's movie and image strips that are neither muted nor hidden by their meta strip."""
+    return [s for s in _named(scene) if not (strips.muted(s, scene) or strips.hidden(s))]
 
 
 def _named(scene: bpy.types.Scene, names: Sequence[str] = ()) -> list[Any]:
@@ -92,17 +97,19 @@ def redub_file(
     output: Path | None = None,
     remaining: bool = False,
     workers: int = 0,
+    all_scenes: bool = False,
 ) -> int:
     """Opens a .blend, re-dubs its strips and saves it; see `main` for the exit status it returns."""
     try:
         bpy.ops.wm.open_mainfile(filepath=str(blend), load_ui=False, use_scripts=False)
     except RuntimeError as e:
         return _complain(errors.MediaError(f"{blend} cannot be opened: {str(e).strip()}", "Name a .blend file."))
-    return _redub_and_save(names, speech, scene, output, remaining, workers)
+    return _redub_and_save(names, speech, None if all_scenes else scene, output, remaining, workers)
 
 
 def main(argv: Sequence[str]) -> int:
-    """`lipsync [--strip NAME]… [--speech NAME] [--scene NAME] [--workers N] [--remaining | --revert] [-o FILE]`.
+    """`lipsync [--strip NAME]… [--speech NAME] [--scene NAME | --all-scenes] [--workers N] [--remaining | --revert]
+    [-o FILE]`.
 
     On the open .blend, which is saved after every strip, so that whatever ends the work costs the running one alone.
 
@@ -115,7 +122,9 @@ def main(argv: Sequence[str]) -> int:
     )
     parser.add_argument("--strip", action="append", default=[], metavar="NAME", help="strip; default: all not muted")
     parser.add_argument("--speech", default="", metavar="NAME", help="sound strip; default: all heard over the strip")
-    parser.add_argument("--scene", default="", metavar="NAME", help="default: the open one")
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument("--scene", default="", metavar="NAME", help="default: the open one")
+    where.add_argument("--all-scenes", action="store_true", help="all scenes with strips that are not muted")
     parser.add_argument(
         "--workers", type=_several, default=0, metavar="N", help="strips made at a time; default: the preferences'"
     )
@@ -127,10 +136,13 @@ def main(argv: Sequence[str]) -> int:
         asked = parser.parse_args(argv)
     except SystemExit as e:
         return e.code if isinstance(e.code, int) else 2
+    if asked.all_scenes and asked.strip:
+        return _complain(errors.LipSyncError("--strip names strips of one scene.", "Leave out --all-scenes."))
+    scene = None if asked.all_scenes else asked.scene
     if asked.revert:
-        return _revert_and_save(asked.strip, asked.scene, asked.output)
+        return _revert_and_save(asked.strip, scene, asked.output)
     with _interruptible():
-        return _redub_and_save(asked.strip, asked.speech, asked.scene, asked.output, asked.remaining, asked.workers)
+        return _redub_and_save(asked.strip, asked.speech, scene, asked.output, asked.remaining, asked.workers)
 
 
 def _several(text: str) -> int:
@@ -151,32 +163,41 @@ def _interruptible() -> Iterator[None]:
 
 
 def _redub_and_save(
-    names: Sequence[str], speech: str, scene_name: str, output: Path | None, remaining: bool, workers: int
+    names: Sequence[str], speech: str, scene_name: str | None, output: Path | None, remaining: bool, workers: int
 ) -> int:
+    """For `scene_name` see `_scenes`."""
     save = _Save(output)
+    problems, idle = False, True
     try:
         _check_target(output)
-        work = redub_scene(_scene(scene_name), names, speech, remaining=remaining, workers=workers, between=save)
-        if work.done:
-            save()
+        for scene in _scenes(scene_name, _shown):
+            work = redub_scene(scene, names, speech, remaining=remaining, workers=workers, between=save)
+            if work.done:
+                save()
+            _tell(work, scene.name if scene_name is None else "")
+            problems, idle = problems or bool(work.problems), idle and not (work.total or work.problems)
     except errors.LipSyncError as e:
         return _complain(e)
     except KeyboardInterrupt:
         print("Interrupted; the strips that were done are saved. --remaining goes on with the others.", file=sys.stderr)
         return 130
-    if remaining and not work.total and not work.problems:
+    if remaining and idle:
         print("Every strip has been re-dubbed already.")
-    for line in work.done:
-        print(line)
-    for line in work.problems:
-        print(line, file=sys.stderr)
-    return 1 if work.problems else 0
+    return 1 if problems else 0
 
 
-def _revert_and_save(names: Sequence[str], scene_name: str, output: Path | None) -> int:
+def _tell(work: batch.Batch, scene: str) -> None:
+    """Prints what has come of a batch, under the name of its scene if there is one."""
+    for lines, file in ((work.done, sys.stdout), (work.problems, sys.stderr)):
+        for line in lines:
+            print(f"{scene}: {line}" if scene else line, file=file, flush=True)
+
+
+def _revert_and_save(names: Sequence[str], scene_name: str | None, output: Path | None) -> int:
     try:
         _check_target(output)
-        chosen = [s for s in _named(_scene(scene_name), names) if strips.record_of(s)]
+        scenes = _scenes(scene_name, _named)
+        chosen = [s for scene in scenes for s in _named(scene, names) if strips.record_of(s)]
         done, problems = strips.revert_each(chosen)
         if done:
             _Save(output)()
@@ -186,6 +207,20 @@ def _revert_and_save(names: Sequence[str], scene_name: str, output: Path | None)
     for line in problems:
         print(line, file=sys.stderr)
     return 1 if problems else 0
+
+
+def _scenes(name: str | None, wanted: Callable[[bpy.types.Scene], list[Any]]) -> list[bpy.types.Scene]:
+    """The scene of this name, or the open one if it is empty; None: all of this file with strips that are `wanted`.
+
+    Raises:
+        LipSyncError: there is none.
+    """
+    if name is not None:
+        return [_scene(name)]
+    scenes = [scene for scene in bpy.data.scenes if not scene.library and wanted(scene)]
+    if not scenes:
+        raise errors.LipSyncError("No scene has a strip to re-dub.", "Add a movie strip.")
+    return scenes
 
 
 def _scene(name: str) -> bpy.types.Scene:

@@ -316,6 +316,55 @@ def test_a_strip_that_its_meta_strip_hides_is_left_alone(addon, film, tmp_path, 
     assert "A meta strip hides all of the strip “two”" in capfd.readouterr().err
 
 
+def test_every_scene_of_a_film_is_dubbed_saved_and_reverted(addon, film, tmp_path, capfd):
+    """A reel is a scene: those that were not open when the film was saved went out in the old language."""
+    import bpy
+
+    for scene in [bpy.data.scenes.new(name) for name in ("reel 2", "credits", "models")]:
+        scene.render.fps = 25
+        if scene.name == "models":  # where nothing was ever cut
+            continue
+        editor = scene.sequence_editor_create()
+        known = editor.strips if hasattr(editor, "strips") else editor.sequences
+        known.new_movie(name="one", filepath=str(tmp_path / "clip.mp4"), channel=1, frame_start=1)
+        known[0].mute = scene.name == "credits"
+        known.new_sound(name="speech", filepath=str(tmp_path / "s.wav"), channel=2, frame_start=1)
+    bpy.ops.wm.save_mainfile()
+
+    def playing():
+        bpy.ops.wm.open_mainfile(filepath=str(film))
+        found = [s for scene in bpy.data.scenes for s in addon.strips.all_strips(scene) if s.type == "MOVIE"]
+        return {(s.id_data.name, s.name): Path(s.filepath).stem for s in found}
+
+    before = playing()
+    main = bpy.context.scene.name
+    assert addon.headless.main(["--all-scenes", "--strip", "one"]) == 2
+    assert "--strip names strips of one scene" in capfd.readouterr().err
+    assert addon.headless.main(["--all-scenes"]) == 0
+    assert "reel 2: one: 30 of 30 frames" in capfd.readouterr().out
+    dubbed = playing()
+    takes = [dubbed.pop(strip) for strip in ((main, "one"), (main, "two"), ("reel 2", "one"))]
+    assert sorted(takes) == [f"clip_lipsync_00{take}" for take in (1, 2, 3)] and dubbed.items() <= before.items()
+    assert addon.headless.main(["--all-scenes", "--remaining"]) == 0
+    assert "already" in capfd.readouterr().out
+    assert addon.headless.redub_file(film, remaining=True, all_scenes=True) == 0
+    assert addon.headless.main(["--all-scenes", "--revert"]) == 0
+    assert playing() == before
+
+
+def test_a_scene_that_fails_leaves_what_another_one_has_got(addon, film, tmp_path, capfd):
+    import bpy
+
+    scene = bpy.data.scenes.new("A")  # before the other one, and silent
+    editor = scene.sequence_editor_create()
+    known = editor.strips if hasattr(editor, "strips") else editor.sequences
+    known.new_movie(name="one", filepath=str(tmp_path / "clip.mp4"), channel=1, frame_start=1)
+    assert addon.headless.main(["--all-scenes"]) == 1
+    assert "A: No sound is heard over the strip “one”" in capfd.readouterr().err
+    bpy.ops.wm.open_mainfile(filepath=str(film))
+    assert media(addon) == {"one": "clip_lipsync_001.mp4", "two": "clip_lipsync_002.mp4", "b-roll": "clip.mp4"}
+
+
 def test_a_locked_strip_is_not_reverted_behind_its_owners_back(addon, film, capfd):
     import bpy
 
