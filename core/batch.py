@@ -54,6 +54,10 @@ class Batch:
     def __init__(self, lines: Sequence[str], workers: int = 1) -> None:
         self.running: dict[int, Progress] = {}
         """By line, how far the jobs are that are being done."""
+        self.outputs: dict[int, str] = {}
+        """By line, what the jobs that were begun make."""
+        self.taken: dict[int, float] = {}
+        """By line, the seconds that each job took which has an answer."""
         self._todo: queue.SimpleQueue[tuple[int, str]] = queue.SimpleQueue()
         for number, line in enumerate(lines, 1):
             if line.strip():
@@ -92,7 +96,9 @@ class Batch:
         try:
             while not self._stop.is_set():
                 number, line = self._todo.get_nowait()
+                begun = time.monotonic()
                 answer = self._answer(hand, number, line)
+                self.taken[number] = time.monotonic() - begun
                 self.running.pop(number, None)
                 self._answers.put((number, answer))
         except queue.Empty:
@@ -103,6 +109,7 @@ class Batch:
     def _answer(self, hand: _Hand, number: int, line: str) -> Result | Failure:
         try:
             job = job_of(line)
+            self.outputs[number] = job.output
             turn = self._turns.setdefault(place(job.output), threading.Lock())
             with turn:
                 if os.path.lexists(job.output):

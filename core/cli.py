@@ -28,6 +28,7 @@ from pathlib import Path
 from . import __version__
 from .batch import Batch
 from .batch_check import ListCheck
+from .batch_report import Report
 from .client import most_workers
 from .errors import JobError, LipSyncError, MediaError, OutputError, refused
 from .job import (
@@ -233,7 +234,14 @@ def _parser() -> argparse.ArgumentParser:
         "is there, made of the same files with the same settings, is not made again.",
     )
     batch.set_defaults(work=_batch)
-    batch.add_argument(
+    also = batch.add_mutually_exclusive_group()
+    also.add_argument(
+        "--report",
+        default="",
+        metavar="FILE.csv",
+        help="keep a table of what became of each job; one that is there from an earlier run goes on",
+    )
+    also.add_argument(
         "--check",
         action="store_true",
         help="make nothing, but say of every line that could not be done why, and how many are made already",
@@ -492,9 +500,11 @@ def _batch(arguments: argparse.Namespace) -> int:
     lines = _lines(arguments.jobs)
     if arguments.check:
         return _check(lines)
+    report = Report(arguments.report) if arguments.report else None
     failed: list[int] = []
     done = 0
     heard = True
+    unwritten: OutputError | None = None
     batch = Batch(lines, arguments.workers)
     try:
         with batch, _ProgressLine() as shown:
@@ -508,6 +518,12 @@ def _batch(arguments: argparse.Namespace) -> int:
                     failed.append(number)
                 shown.clear()
                 heard = heard and _printed(json.dumps({"line": number, **json.loads(to_json(answer))}))
+                try:
+                    if report:
+                        report.add(number, batch.outputs.get(number, ""), answer, batch.taken[number])
+                        unwritten = None
+                except OutputError as e:  # as while somebody looks at it in Windows: the jobs go on
+                    unwritten = e
     except KeyboardInterrupt:
         return _complain(
             f"Interrupted; {done - len(failed)} of {batch.count} jobs are done, and what they made is complete.",
@@ -516,6 +532,8 @@ def _batch(arguments: argparse.Namespace) -> int:
         )
     if not heard:
         return _complain("Not all answers could be written; the jobs were done all the same.", status=1)
+    if unwritten:
+        return _complain(f"{unwritten} The jobs were done all the same.", unwritten.hint, status=1)
     if failed:
         which = ", ".join(map(str, sorted(failed)))
         return _complain(

@@ -227,6 +227,8 @@ class Result:
     """File names inside `output`, for an image sequence."""
     seconds: float = 0.0
     """How long the job took."""
+    length: float = 0.0
+    """Seconds that the output plays."""
     made_before: bool = False
     """Nothing was done: an earlier run has made the output, of the same files with the same settings. Its warnings were
     told then."""

@@ -14,6 +14,7 @@ from typing import Any
 from xml.sax.saxutils import escape
 
 from . import __version__, credentials, media
+from .errors import MediaError
 from .job import RedubJob, Result
 from .nets.checkpoint import default_model
 
@@ -109,14 +110,16 @@ def made_before(job: RedubJob) -> Result | None:
         said = {"inputs": record["inputs"], "settings": record["settings"], "weights": record["model"]["file"]}
         if said != _origin(job, pictures) or not _whole(job.output, record.get("bytes")):
             return None
+        rate = job.rate if job.images and job.rate else media.probe(job.video).rate
         return Result(
             output=job.output,
             frames=int(made["frames"]),
+            length=round(float(int(made["frames"]) / rate), 3),
             changed=sum(last - first + 1 for first, last in made["changed"]),
             untouched=tuple((int(first), int(last), str(why)) for first, last, why in made["untouched"]),
             made_before=True,
         )
-    except (OSError, ValueError, LookupError, TypeError):
+    except (OSError, ValueError, LookupError, TypeError, MediaError):
         return None
 
 

@@ -173,6 +173,7 @@ def run(
         ),
         images=tuple(os.path.basename(path) for path in made.images()),
         seconds=round(time.monotonic() - begun, 3),
+        length=round(float(made.count / made.info.rate), 3),
     )
 
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import shutil
@@ -20,7 +21,9 @@ import pytest
 from portrait_clips import write_images, write_movie
 
 from core import batch, cli, client, people, redub
+from core.batch_report import Report
 from core.client import Worker
+from core.errors import OutputError
 from core.job import Failure, RedubJob, Result, to_json
 from core.provenance import made_before
 
@@ -207,6 +210,80 @@ def test_a_check_takes_what_is_made_for_made(
         ["2 jobs: 1 to make, 1 made already, 0 that cannot be done"],
     )
     assert not Path(second.output).exists()
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with open(path, encoding="utf-8-sig", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_report_tells_of_every_job_and_goes_on_with_the_list(
+    job: RedubJob, lipsync_batch: Callable[..., tuple[int, list[Any]]], tmp_path: Path
+) -> None:
+    """Warnings are told once, in the night of the making: after a second run nobody would know which shots to see."""
+    report = tmp_path / "report.csv"
+    job = replace(job, liveliness=1.5)
+    missing = replace(job, speech="späte, \"Szene\".wav", output=str(tmp_path / "b.mkv"))
+    clash = replace(job, strength=0.5)
+    options = ("--report", str(report))
+    assert lipsync_batch(job, missing, clash, "{broken", options=options)[0] == 1
+    made, *failed = rows(report)
+    assert (made["line"], made["output"], made["state"]) == ("1", job.output, "made")
+    assert (made["seconds of footage"], made["frames changed"]) == ("0.120", "3")
+    assert "liveliness" in made["warnings"] and float(made["seconds taken"]) > 0
+    assert [(row["line"], row["output"], row["state"]) for row in failed] == [
+        ("2", missing.output, "failed"), ("3", job.output, "failed"), ("4", "", "failed"),
+    ]  # fmt: skip
+    for row, word in zip(failed, (missing.speech, "exists already", "JSON"), strict=True):
+        assert word in row["error"] and row["hint"]
+    assert lipsync_batch("", "", job, options=options)[0] == 0
+    assert rows(report) == [failed[0], {**made, "line": "3", "state": "made before"}]
+    assert report.read_bytes().count(b"\r\n") == 3
+
+
+def test_a_report_is_whole_after_each_job(tmp_path: Path) -> None:
+    """A batch that dies at dawn, or a full disk, would leave half a row, or nothing."""
+    path = tmp_path / "r.csv"
+    report = Report(str(path))
+    for number in range(1, 4):
+        report.add(number, f"{number}.mp4", Result(f"{number}.mp4", 25, 20, warnings=("soft", "dark"), length=1.0), 2.5)
+        assert [row["line"] for row in rows(path)] == [str(n) for n in range(1, number + 1)]
+    assert rows(path)[0]["warnings"] == "soft dark" and os.listdir(tmp_path) == ["r.csv"]
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(OutputError, match="cannot be written"):
+        report.add(4, "4.mp4", Failure("Crash", "It ended.", "Try again."), 1)
+    assert os.listdir(tmp_path) == ["r.csv"]
+    path.rmdir()
+    report.add(5, "5.mp4", Failure("Crash", "It ended.", "Try again."), 1)
+    assert [row["line"] for row in rows(path)] == ["1", "2", "3", "4", "5"]
+
+
+@pytest.mark.parametrize("sign", ["=", "+", "-", "@", "\t", "\r", "\n"])
+def test_no_cell_of_a_report_becomes_a_formula(tmp_path: Path, sign: str) -> None:
+    """A file called =HYPERLINK(…) from a client's drive would run in the producer's spreadsheet."""
+    name = f"{sign}cmd('x', \"y\")\u2028\udc80.mp4"
+    for _ in range(2):
+        Report(str(tmp_path / "r.csv")).add(1, name, Failure("MediaError", name, name), 0)
+    (row,) = rows(tmp_path / "r.csv")
+    shown = "'" + name.replace("\udc80", "\\udc80")
+    assert [row[key] for key in ("output", "error", "hint")] == 3 * [shown]
+
+
+@pytest.mark.parametrize("there", ["", "name;state\r\n", "a job\n", "\x00", "list"])
+def test_a_report_overwrites_nothing_but_a_report(
+    job: RedubJob, tmp_path: Path, capsys: pytest.CaptureFixture[str], there: str
+) -> None:
+    """A slip of the keyboard would cost the list of jobs, or the producer's notes in the table."""
+    path = tmp_path / "jobs.jsonl"
+    path.write_text(to_json(job))
+    report = path if there == "list" else tmp_path / "notes.csv"
+    if there != "list":
+        report.write_text(there)
+    before = report.read_bytes()
+    assert cli.main(["batch", str(path), "--report", str(report)]) == 2
+    assert "is there already" in capsys.readouterr().err
+    assert report.read_bytes() == before and not Path(job.output).exists()
 
 
 def test_a_folder_of_images_is_known_again(job: RedubJob, tmp_path: Path) -> None:
