@@ -227,15 +227,19 @@ def muted(strip: Any, scene: bpy.types.Scene) -> bool:
 
 
 def locked(strip: Any) -> bool:
-    """Locked itself or by its channel."""
-    owner = strip.parent_meta() or strip.id_data.sequence_editor
-    return strip.lock or owner.channels[strip.channel].lock
+    """Locked itself, by its channel, or by a meta strip around it."""
+    while strip:
+        parent = strip.parent_meta()
+        if strip.lock or (parent or strip.id_data.sequence_editor).channels[strip.channel].lock:
+            return True
+        strip = parent
+    return False
 
 
 def refuse_unchangeable(strip: Any) -> None:
     """
     Raises:
-        LipSyncError: the strip is locked, itself or by its channel, or lies in a scene of another file.
+        LipSyncError: the strip is locked, itself or by what it is in, or lies in a scene of another file.
     """
     if strip.id_data.library:  # Blender would let us change it and forget it all with the next save
         raise errors.LipSyncError(
@@ -243,7 +247,9 @@ def refuse_unchangeable(strip: Any) -> None:
             "Open that file, or make the scene local.",
         )
     if locked(strip):
-        raise errors.LipSyncError(f"The strip “{strip.name}” is locked.", "Unlock the strip and its channel.")
+        raise errors.LipSyncError(
+            f"The strip “{strip.name}” is locked.", "Unlock it, its channel, and the meta strips around it."
+        )
 
 
 def original_name(strip: Any) -> str:
@@ -616,6 +622,11 @@ def _refuse_unsuitable(strip: Any) -> None:
         raise errors.LipSyncError(
             f"The strip “{strip.name}” plays a further video stream of its file.",
             "Copy that stream to a file of its own first.",
+        )
+    if strip.use_multiview and strip.id_data.render.use_multiview:
+        raise errors.LipSyncError(
+            f"The strip “{strip.name}” shows another picture to each eye.",
+            "Turn off its Use Multi-View, and re-dub one eye's pictures after the other.",
         )
     for bearer in _bearers(strip):
         name = f"The strip “{bearer.name}”"

@@ -899,6 +899,50 @@ def test_a_selected_meta_strip_means_the_shots_that_it_shows(cut, echo, tmp_path
     assert cut.redub() == {"FINISHED"} and playing() == {**before, "seen": "seen_lipsync_002"}
 
 
+@pytest.mark.parametrize("channel", [False, True])
+def test_a_locked_meta_strip_keeps_what_is_in_it(cut, echo, tmp_path, channel):
+    """A reel that was approved is locked: its shots must not change, nor go back to their originals."""
+    import bpy
+
+    clip = footage.movie(tmp_path / "clip.mp4", 20)
+    cut.speech()
+    inner, outer = (cut.strips.new_meta(name=name, channel=6, frame_start=1) for name in ("inner", "outer"))
+    strip = cut.movie(clip)
+    strip.move_to_meta(inner)
+    cut.trim(inner, 1, 21)
+    inner.move_to_meta(outer)
+    cut.trim(outer, 1, 21)
+    for lock in (True, False, True):
+        setattr(*((cut.editor.channels[6], "lock") if channel else (outer, "lock")), lock)
+        (strip,) = [s for s in cut.addon.strips.all_strips(cut.scene) if s.type == "MOVIE"]
+        before = strip.filepath
+        if not lock:
+            assert cut.redub() == {"FINISHED"} and strip.filepath != before
+            continue
+        for operator in (bpy.ops.lipsync.redub, bpy.ops.lipsync.revert):
+            if operator is bpy.ops.lipsync.redub or before != str(clip):
+                with pytest.raises(RuntimeError, match="“shot” is locked"):
+                    operator()
+        assert strip.filepath == before
+
+
+@pytest.mark.parametrize("views", ["INDIVIDUAL", "STEREO_3D"])
+def test_a_stereoscopic_strip_is_refused(cut, echo, tmp_path, views):
+    """The new media has one picture: the other eye's was gone."""
+    for eye in "LR":
+        footage.movie(tmp_path / f"clip_{eye}.mp4", 20)
+    strip = cut.movie(tmp_path / "clip_L.mp4")
+    cut.speech()
+    strip.views_format, strip.use_multiview = views, True
+    cut.scene.render.use_multiview = True
+    with pytest.raises(RuntimeError, match="another picture to each eye"):
+        cut.redub()
+    assert not cut.jobs(echo)
+    cut.scene.render.use_multiview = False  # then it shows one of them
+    strip.views_format = "STEREO_3D"
+    assert cut.redub() == {"FINISHED"}
+
+
 @pytest.mark.parametrize(
     ("kind", "words"), [("SCENE", "Open the scene"), ("META", "shows none"), ("COLOR", "Select the shot to re-dub")]
 )
