@@ -5,8 +5,6 @@ from __future__ import annotations
 
 import errno
 import os
-import secrets
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import replace
@@ -24,6 +22,7 @@ from .encodings import Encoding, choose
 from .fields import interlaced, setter
 from .images import encode_image
 from .label import Label, add_xmp, dressed_image, is_record, record_of, record_path
+from .leftovers import longest_token, remove, remove_of_the_dead, temporary_name, token
 from .picture import Picture, bt601, luma_weights
 from .planes import carry_alpha, repacked, requantised, smooth_flags
 from .probe import SourceInfo
@@ -95,7 +94,8 @@ def write(
     changed is the source's file again, byte for byte; one that was changed gets the source's metadata (PNG and JPEG).
 
     The output grows under a temporary name beside its place (`.NAME.TOKEN.part` and the ending) and is moved there
-    at a clean end. On any exception the temporary is removed and nothing is left.
+    at a clean end. On any exception the temporary is removed and nothing is left; what a killed process left of
+    the same output is removed at the begin.
 
     Args:
         info: the source, whose size, rate, colour tags, field order, rotation and pixel aspect the movie gets.
@@ -119,8 +119,8 @@ def write(
     check_output(info, output, quality)
     folder, name = os.path.split(os.path.abspath(output))
     suffix = "" if info.kind == "images" else os.path.splitext(name)[1].lower()
-    # the process is named, so that whoever clears away after it takes nobody else's
-    temporary = os.path.join(folder, _temporary_name(name, f"{os.getpid()}-{secrets.token_hex(4)}", suffix))
+    remove_of_the_dead(output)
+    temporary = os.path.join(folder, temporary_name(name, token(), suffix))
     record = record_path(os.path.abspath(output), info.kind)
     temporary_record = f"{temporary}.json"
     opened: AbstractContextManager[Writer]
@@ -150,11 +150,11 @@ def write(
                 os.replace(temporary, output)
             except OSError:
                 if label and info.kind == "movie":
-                    _remove(record)
+                    remove(record)
                 raise
     finally:
-        _remove(temporary)
-        _remove(temporary_record)
+        remove(temporary)
+        remove(temporary_record)
 
 
 class _MovieWriter:
@@ -373,7 +373,7 @@ def _sign(path: str, original: str, sign: Callable[[str, str, str], None]) -> No
         sign(path, signed, original)
         os.replace(signed, path)
     finally:
-        _remove(signed)
+        remove(signed)
 
 
 def _write_new(path: str, data: bytes) -> None:
@@ -393,14 +393,10 @@ def _output_errors(output: str) -> Iterator[None]:
         raise OutputError(f"{output} cannot be written: {reason}.") from e
 
 
-def _temporary_name(name: str, token: str, suffix: str) -> str:
-    return f".{name}.{token}.part{suffix}"
-
-
 def _refuse_long(folder: str, name: str) -> None:
     """The names of what is written on the way to the output are longer than its own."""
     try:
-        os.lstat(os.path.join(folder, _temporary_name(name, 19 * "0", f".signed{os.path.splitext(name)[1]}")))
+        os.lstat(os.path.join(folder, temporary_name(name, longest_token * "0", f".signed{os.path.splitext(name)[1]}")))
     except FileNotFoundError:
         return
     except OSError as e:
@@ -416,11 +412,3 @@ def _refuse_existing(output: str) -> None:
 def _refuse_record(record: str) -> None:
     if os.path.lexists(record) and not is_record(record):
         raise OutputError(f"{record} exists already.", "Choose another name; nothing is ever overwritten.")
-
-
-def _remove(temporary: str) -> None:
-    if os.path.isdir(temporary):
-        shutil.rmtree(temporary, ignore_errors=True)
-    else:
-        with suppress(OSError):
-            os.remove(temporary)

@@ -19,6 +19,7 @@ from portrait_clips import write_images
 
 from core import cli, media
 from core.errors import MediaError
+from core.media import leftovers
 
 
 @pytest.fixture
@@ -203,6 +204,50 @@ def test_an_interrupted_job_leaves_nothing(
     assert process.returncode == 130
     assert "Traceback" not in err
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows is not asked whether a process lives")
+def test_the_next_run_removes_what_a_killed_one_left_and_nothing_else(inputs: list[str], tmp_path: Path) -> None:
+    """Hidden files of gigabytes would fill the studio's drive; and none of a colleague's at work may go."""
+    output = tmp_path / "out [1].mkv"
+    program = (
+        "import os, sys\nfrom core import media\n"
+        "info = media.probe(sys.argv[1])\n"
+        "with media.write(info, sys.argv[2], count=99) as writer:\n"
+        "    for picture in media.read(info): writer.add(picture)\n"
+        "    print(len(os.listdir(os.path.dirname(sys.argv[2]))), flush=True)\n"
+        "    sys.stdin.read()"
+    )
+    command = [sys.executable, "-c", program, inputs[0], str(output)]
+    killed = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert killed.stdout and killed.stdout.readline() == "1\n"
+    killed.kill()
+    killed.wait()
+    (left,) = os.listdir(tmp_path)
+    assert left.startswith(f".out [1].mkv.{killed.pid}-") and left.endswith(".part.mkv")
+    here = leftovers.machine()
+    there = "0" * 8 if here != "0" * 8 else "1" * 8
+    dead = left.replace(".part.mkv", "")[len(".out [1].mkv") :]
+    kept = [
+        f".out [1].mkv.{os.getpid()}-{here}-01234567.part.mkv",
+        f".out [1].mkv.{killed.pid}-{there}-01234567.part.mkv",
+        f".out [1].mkv.{killed.pid}-01234567.part.mkv",
+        f".out 1.mkv{dead}.part.mkv",
+        f"out [1].mkv{dead}.part.mkv",
+        f".out [1].mkv{dead}.part.mkv.old",
+    ]
+    gone = [f".out [1].mkv{dead}.part.mkv.json", f".out [1].mkv{dead}.part.signed.mkv"]
+    for name in (*kept, *gone):
+        (tmp_path / name).touch()
+    (tmp_path / f".out [1].mkv{dead}.part").mkdir()
+    (tmp_path / f".out [1].mkv{dead}.part" / "1.png").touch()
+    leftovers.remove_of_the_dead(str(output))
+    assert sorted(os.listdir(tmp_path)) == sorted(kept)
+    (tmp_path / left).touch()
+    info = media.probe(inputs[0])
+    with media.write(info, str(output), count=1) as writer:
+        writer.add(next(media.read(info)))
+    assert sorted(os.listdir(tmp_path)) == sorted([*kept, output.name])
 
 
 def test_the_doctor_names_what_is_missing(
