@@ -289,6 +289,25 @@ def test_killed_at_any_moment_no_finished_clip_is_redone_and_none_is_lost(four_v
     assert len({v.source for v in kept}) == 4 and "4 videos" in done.stdout
 
 
+def test_a_second_run_in_the_same_folder_is_refused_with_a_sentence(four_videos, four_prepared):
+    """Two terminals at work in one folder would double the corpus' lines, and remove each other's unfinished clips."""
+    code = "import sys; from pathlib import Path; from training_cli.lock import locked\n"
+    code += "with locked(Path(sys.argv[1])): print(flush=True); sys.stdin.read()"
+    unfinished = four_prepared / "clips" / "p9.123.part"
+    unfinished.write_bytes(b"half a clip")
+    before = (four_prepared / "report.jsonl").read_bytes()
+    command = [sys.executable, "-c", code, str(four_prepared)]
+    with subprocess.Popen(command, cwd=project, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout and other.stdout.readline()
+        with pytest.raises(JobError, match="Another command is preparing") as caught:
+            prepare(settings(four_videos, four_prepared, again=True))
+        assert caught.value.hint and unfinished.exists()
+        other.kill()
+    assert (four_prepared / "report.jsonl").read_bytes() == before
+    prepare(settings(four_videos, four_prepared))
+    assert not unfinished.exists()
+
+
 def test_clips_killed_before_their_line_was_written_are_adopted(four_videos, four_prepared):
     """The first of two shots is on disk, the second and the whole report are not; a torn line and a torn clip are."""
     output = four_prepared

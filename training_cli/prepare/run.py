@@ -12,7 +12,7 @@ import json
 import shutil
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from core.errors import JobError, OutputError
 
 from .. import shards
 from ..config import dump
+from ..lock import locked
 from . import corpora, crew, films
 from .settings import PrepareSettings
 from .summary import Summary, prepared_again, summarise
@@ -37,7 +38,7 @@ def prepare(settings: PrepareSettings) -> Summary:
     What became of each video stands in `output`/report.jsonl, the sums in `output`/summary.json.
 
     Raises:
-        JobError: a setting, list or manifest is wrong.
+        JobError: a setting, list or manifest is wrong, or another run is at work in the output.
         MediaError: there is no video.
         ModelError, DeviceError: the expert cannot be used.
         OutputError: the output cannot be written. What is finished stays, and the next run goes on.
@@ -46,6 +47,23 @@ def prepare(settings: PrepareSettings) -> Summary:
     folder = Path(settings.output)
     with _writing(folder):
         (folder / "clips").mkdir(parents=True, exist_ok=True)
+    with _alone(folder):
+        return _prepare(settings, folder)
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Keeps a second run out of the folder: both would prepare all videos, and remove each other's unfinished clips."""
+    with ExitStack() as stack:
+        with _writing(folder):
+            ours = stack.enter_context(locked(folder))
+        if not ours:
+            hint = "Wait until it has ended, or name another output folder."
+            raise JobError(f"Another command is preparing videos in {folder}.", hint)
+        yield
+
+
+def _prepare(settings: PrepareSettings, folder: Path) -> Summary:
     report = shards.read_report(folder)
     sizes = {verdict.size for verdict in report if verdict.clip} - {settings.size}
     if sizes:
