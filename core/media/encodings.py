@@ -54,6 +54,13 @@ class Encoding:
     tag: str = ""
     """Code in the container, where FFmpeg's choice is not understood everywhere."""
     movflags: str = ""
+    even: bool = False
+    """An odd width or height becomes even: the last column or row is there twice."""
+
+    def coded_size(self, info: SourceInfo) -> tuple[int, int]:
+        """Width and height of the frames that the encoder takes, in pixels, before they are turned upright."""
+        width, height = info.coded_size
+        return (width + width % 2, height + height % 2) if self.even else (width, height)
 
 
 def choose(info: SourceInfo, quality: str, suffix: str) -> Encoding:
@@ -218,22 +225,17 @@ def _web(info: SourceInfo) -> Encoding:
     """What every browser plays.
 
     Raises:
-        OutputError: its pictures would not be the source's: see-through, or of an odd size.
+        OutputError: its pictures would not be the source's, which are see-through.
     """
     if any(part.is_alpha for part in av.VideoFormat(info.pixel_format).components):
         raise OutputError("A web movie has no transparency, and this one does.", "Choose high, lossless or mezzanine.")
-    if not whole_chroma(info, "yuv420p"):
-        size = f"{info.width}x{info.height}"
-        raise OutputError(
-            f"A web movie has an even width and height, and this one is {size}.", "Choose high or lossless."
-        )
     # With AVX-512 x264's macroblock tree reads memory that nobody has written: each run would give other bytes. Without
     # the tree a movie is a little better and larger at the same rate factor, so this one is coarser by 1.
     parameters = ":".join(["mbtree=0", *_h264_light(info)])
     options = {"preset": "medium", "crf": "19", "profile": "high", "x264-params": parameters}
     return Encoding(
         "libx264", "yuv420p", options, (".mp4", ".mov"), keeps=False, color_range=limited_range,
-        colorspace=_matrix(info), key_frames=2, movflags="+faststart",
+        colorspace=_matrix(info), key_frames=2, movflags="+faststart", even=True,
     )  # fmt: skip
 
 

@@ -110,6 +110,20 @@ def repacked(frame: av.VideoFrame, name: str) -> av.VideoFrame:
     return new
 
 
+def extended(frame: av.VideoFrame, width: int, height: int) -> av.VideoFrame:
+    """A frame of at least the size of `frame`, whose last column and row are repeated in what it has more."""
+    if (width, height) == (frame.width, frame.height):
+        return frame
+    new = av.VideoFrame(width, height, frame.format.name)
+    new.colorspace, new.color_range = frame.colorspace, frame.color_range
+    new.color_primaries, new.color_trc = frame.color_primaries, frame.color_trc
+    old = components(frame)
+    for part, target in components(new).items():
+        more = [(0, there - own) for there, own in zip(target.shape, old[part].shape, strict=True)]
+        target[...] = np.pad(old[part], more, mode="edge")
+    return new
+
+
 def whole_chroma(frame: av.VideoFrame) -> bool:
     """Whether every chroma sample stands for equally many pixels: elsewhere swscale shifts some by a pixel."""
     parts = components(frame)

@@ -24,7 +24,7 @@ from .images import encode_image
 from .label import Label, add_xmp, dressed_image, is_record, record_of, record_path
 from .leftovers import longest_token, remove, remove_of_the_dead, temporary_name, token
 from .picture import Picture, bt601, luma_weights
-from .planes import carry_alpha, repacked, requantised, smooth_flags
+from .planes import carry_alpha, extended, repacked, requantised, smooth_flags
 from .probe import SourceInfo
 from .sound import Sound, Track, new_track, source_tracks
 from .tags import later, needs_free_keys, write_tags
@@ -102,8 +102,8 @@ def write(
         output: file (.mp4, .mov, .mkv) or folder that does not exist yet.
         quality: `high` (the source's codec if it is ProRes, DNxHR, HEVC or FFV1 and the container holds it, else
             H.264, or FFV1 for transparency; mean error well under half a level), `lossless` (none), `mezzanine`
-            (ProRes) or `web` (H.264 of 8 bit 4:2:0 that plays while it loads). Images are always written as well as
-            their kind of file can.
+            (ProRes) or `web` (H.264 of 8 bit 4:2:0 that plays while it loads; of an odd size the last column or row
+            is there twice). Images are always written as well as their kind of file can.
         sound: `source` (the source's streams, cut to the pictures), `speech`, or `none`. Images have no sound.
         start: the source frame of the first picture; the sound is taken from there.
         count: pictures that will be added.
@@ -290,6 +290,7 @@ def _as_coded(frame: av.VideoFrame, info: SourceInfo, encoding: Encoding) -> av.
     if encoding.keeps:
         new = requantised(frame, encoding.pixel_format)
     else:
+        frame = extended(frame, *encoding.coded_size(info))
         known = frame.colorspace if frame.colorspace in luma_weights else bt601
         shown = frame.reformat(
             format=encoding.pixel_format,
@@ -310,7 +311,7 @@ def _range_and_matrix(info: SourceInfo, encoding: Encoding) -> tuple[int, int]:
 
 
 def _video_stream(container: OutputContainer, info: SourceInfo, encoding: Encoding) -> av.VideoStream:
-    width, height = info.coded_size
+    width, height = encoding.coded_size(info)
     stream = container.add_stream(encoding.codec, rate=info.rate, options=encoding.options, width=width, height=height)
     assert isinstance(stream, av.VideoStream)
     context = stream.codec_context
@@ -343,6 +344,13 @@ def _warnings(info: SourceInfo, encoding: Encoding, suffix: str, left_out: Seque
         said.append(
             f"This .mp4 holds FFV1, which Blender plays and most players do not: nothing else in it keeps {kept}. "
             "For other programs choose the quality `mezzanine`, in .mov."
+        )
+    size = encoding.coded_size(info)
+    if size != info.coded_size:
+        wide, high = size[::-1] if info.rotation % 2 else size
+        said.append(
+            f"A web movie has an even size, so this one is {wide}x{high} and not {info.width}x{info.height}: "
+            "at an edge a line of pixels is there twice."
         )
     if left_out:
         said.append(f"A {suffix} file cannot hold all of the source, so this is left out: {', '.join(left_out)}.")

@@ -135,12 +135,48 @@ def test_a_full_range_source_looks_the_same_on_the_web(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("made", "says"),
-    [({"pixel_format": "bgra"}, "no transparency"), ({"size": (321, 240)}, "321x240")],
+    ("made", "size"),
+    [
+        ({"size": (97, 63)}, (98, 64)),
+        ({"size": (96, 63), "pixel_format": "yuv422p10le"}, (96, 64)),
+        ({"size": (97, 64), "pixel_format": "bgr0", "tags": (0, 2, 2, 2)}, (98, 64)),
+        ({"size": (63, 97), "pixel_format": "yuv444p"}, (64, 98)),
+    ],
+    ids=str,
 )
-def test_what_the_web_cannot_show_is_refused_not_dropped(tmp_path: Path, made: dict[str, Any], says: str) -> None:
+def test_on_the_web_an_odd_size_gets_a_line_more_and_the_user_is_told(
+    tmp_path: Path, made: dict[str, Any], size: tuple[int, int]
+) -> None:
+    """A list of screen captures for a site would be refused for a pixel, or stand a pixel beside its captions."""
     info = probe(str(write_movie(tmp_path / "clip.mkv", 2, codec="ffv1", **made)))
-    with pytest.raises(OutputError, match=says) as caught:
+    with write(info, str(tmp_path / "new.mp4"), quality="web", count=2) as writer:
+        for picture in read(info):
+            writer.add(picture)
+    new = probe(str(tmp_path / "new.mp4"))
+    assert (new.width, new.height) == size and new.pixel_format == "yuv420p"
+    assert [f"{size[0]}x{size[1]}" in warning for warning in writer.warnings] == [True]
+    for old, shown in zip(read(info), read(new), strict=True):
+        rgb = shown.rgb().astype(int)
+        assert np.abs(rgb[: info.height, : info.width] - old.rgb()).mean() < 4
+        repeated = np.pad(old.rgb(), [(0, size[1] - info.height), (0, size[0] - info.width), (0, 0)], mode="edge")
+        assert np.abs(rgb[-1] - repeated[-1]).mean() < 12 and np.abs(rgb[:, -1] - repeated[:, -1]).mean() < 12
+
+
+def test_a_turned_web_movie_tells_its_size_as_it_is_seen(tmp_path: Path) -> None:
+    made: dict[str, Any] = {"codec": "prores_ks", "pixel_format": "yuv444p10le", "size": (63, 98), "rotation": 90}
+    clip = write_movie(tmp_path / "phone.mov", 2, **made)
+    info = probe(str(clip))
+    with write(info, str(tmp_path / "new.mp4"), quality="web", count=2) as writer:
+        for picture in read(info):
+            writer.add(picture)
+    new = probe(str(tmp_path / "new.mp4"))
+    assert (info.width, info.height, new.width, new.height) == (63, 98, 64, 98)
+    assert "64x98 and not 63x98" in writer.warnings[0]
+
+
+def test_what_the_web_cannot_show_is_refused_not_dropped(tmp_path: Path) -> None:
+    info = probe(str(write_movie(tmp_path / "clip.mkv", 2, codec="ffv1", pixel_format="bgra")))
+    with pytest.raises(OutputError, match="no transparency") as caught:
         media.check_output(info, str(tmp_path / "new.mp4"), "web")
     assert caught.value.hint
 
