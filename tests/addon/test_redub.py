@@ -974,6 +974,8 @@ def test_of_a_shot_that_its_meta_strip_trims_only_what_shows_is_made(cut, echo, 
         cut.trim(strip, 1, 201)
     meta = cut.strips.new_meta(name="meta", channel=3, frame_start=1)
     strip.move_to_meta(meta)
+    for start in (2, 1):  # Blender 4.5 makes the meta strip as long as what is in it only when that moves
+        setattr(strip, cut.addon.strips._start, start)
     cut.trim(meta, 101, 121)
     (strip,) = [s for s in cut.addon.strips.all_strips(cut.scene) if cut.addon.strips.redubbable(s)]
     speech = cut.speech(start=1, seconds=2.0)
