@@ -55,12 +55,13 @@ class Encoding:
     """Code in the container, where FFmpeg's choice is not understood everywhere."""
     movflags: str = ""
     even: bool = False
-    """An odd width or height becomes even: the last column or row is there twice."""
+    """The size becomes whole chroma samples of 4:2:0 where it is not: the last column or row is repeated."""
 
     def coded_size(self, info: SourceInfo) -> tuple[int, int]:
         """Width and height of the frames that the encoder takes, in pixels, before they are turned upright."""
         width, height = info.coded_size
-        return (width + width % 2, height + height % 2) if self.even else (width, height)
+        rows = 4 if interlaced(info) else 2  # each field has its own chroma
+        return (width + width % 2, height + -height % rows) if self.even else (width, height)
 
 
 def choose(info: SourceInfo, quality: str, suffix: str) -> Encoding:
@@ -288,4 +289,5 @@ def whole_chroma(info: SourceInfo, layout: str) -> bool:
     pixel_format = av.VideoFormat(layout)
     width, height = info.coded_size
     across, down = 2 // pixel_format.chroma_width(2), 2 // pixel_format.chroma_height(2)
+    down *= 2 if interlaced(info) else 1  # each field has its own
     return width % across == 0 and height % down == 0

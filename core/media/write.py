@@ -71,7 +71,7 @@ def check_output(info: SourceInfo, output: str, quality: str = "high") -> None:
         raise OutputError(f"The folder {folder} cannot be written to.")
     _refuse_long(folder, name)
     if info.kind == "movie":
-        choose(info, quality, os.path.splitext(name)[1])
+        choose(info, quality, os.path.splitext(output)[1])
         _refuse_record(record_path(output, info.kind))
 
 
@@ -349,8 +349,8 @@ def _warnings(info: SourceInfo, encoding: Encoding, suffix: str, left_out: Seque
     if size != info.coded_size:
         wide, high = size[::-1] if info.rotation % 2 else size
         said.append(
-            f"A web movie has an even size, so this one is {wide}x{high} and not {info.width}x{info.height}: "
-            "at an edge a line of pixels is there twice."
+            f"A web movie cannot have this size, so it is {wide}x{high} and not {info.width}x{info.height}: "
+            "the line of pixels at an edge is repeated."
         )
     if left_out:
         said.append(f"A {suffix} file cannot hold all of the source, so this is left out: {', '.join(left_out)}.")

@@ -162,6 +162,19 @@ def test_on_the_web_an_odd_size_gets_a_line_more_and_the_user_is_told(
         assert np.abs(rgb[-1] - repeated[-1]).mean() < 12 and np.abs(rgb[:, -1] - repeated[:, -1]).mean() < 12
 
 
+@pytest.mark.parametrize(
+    ("height", "quality", "ending", "made"),
+    [(242, "web", ".mp4", 244), (241, "web", ".mp4", 244), (242, "high", ".mp4", 242), (241, "high", ".mp4", 241)],
+)
+def test_fields_of_a_height_that_h264_does_not_know_are_no_error_at_the_end_of_the_work(
+    tmp_path: Path, height: int, quality: str, ending: str, made: int
+) -> None:
+    """NTSC of 486 lines: after an hour of looking for faces the encoder would refuse the first picture."""
+    info = probe(str(write_movie(tmp_path / "tape.mkv", 2, codec="ffv1", size=(320, height), fields="tff")))
+    new = copy(info, tmp_path / f"new{ending}", quality)
+    assert (new.height, new.frames, new.field_order in (2, 5)) == (made, 2, True)
+
+
 def test_a_turned_web_movie_tells_its_size_as_it_is_seen(tmp_path: Path) -> None:
     made: dict[str, Any] = {"codec": "prores_ks", "pixel_format": "yuv444p10le", "size": (63, 98), "rotation": 90}
     clip = write_movie(tmp_path / "phone.mov", 2, **made)

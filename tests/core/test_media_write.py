@@ -17,7 +17,7 @@ import pytest
 from clips import barcode, make_movie, number_of
 
 from core.errors import MediaError, OutputError
-from core.media import SourceInfo, probe, read, suffixes, write
+from core.media import SourceInfo, check_output, probe, read, suffixes, write
 from core.media.planes import components
 
 
@@ -172,13 +172,20 @@ def test_a_file_that_appears_meanwhile_is_kept(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "says"),
-    [("new.webm", "cannot be written as .webm"), ("new", "without an ending"), ("gone/new.mp4", "no folder")],
+    [
+        ("new.webm", "cannot be written as .webm"),
+        ("new", "without an ending"),
+        ("gone/new.mp4", "no folder"),
+        ("new.mp4/", "without an ending"),
+    ],
 )
 def test_an_output_that_cannot_be_gets_one_sentence(tmp_path: Path, name: str, says: str) -> None:
     info = probe(str(make_movie(tmp_path / "clip.mp4", 4)))
-    with pytest.raises(OutputError, match=says) as caught, write(info, str(tmp_path / name), count=4):
-        pytest.fail("the writer should not open")
+    with pytest.raises(OutputError, match=says) as caught:
+        check_output(info, f"{tmp_path}/{name}")  # before anybody has waited for the faces
     assert caught.value.hint
+    with pytest.raises(OutputError, match=says), write(info, f"{tmp_path}/{name}", count=4):
+        pytest.fail("the writer should not open")
 
 
 def test_colours_that_only_the_container_tells_stay(tmp_path: Path) -> None:
