@@ -315,9 +315,14 @@ def from_json(line: str) -> Message:
     unknown = sorted(set(data) - set(known))
     if unknown:
         raise JobError(f"Unknown field {unknown[0]!r} in a {kind.type} message.", f"Known are {', '.join(known)}.")
+    needed = [f.name for f in dataclasses.fields(kind) if f.default is dataclasses.MISSING and f.name not in data]
+    if needed:
+        raise JobError(f"A {kind.type} message lacks {' and '.join(needed)}.", "Compare it with core/job.py.")
     try:
         return kind(**{name: _value(known[name], value) for name, value in data.items()})
-    except (TypeError, ValueError, ZeroDivisionError) as e:
+    except ZeroDivisionError:
+        raise JobError(f"A {kind.type} message divides a number by 0.", "Use one such as 25 or 30000/1001.") from None
+    except (TypeError, ValueError) as e:
         raise JobError(f"A {kind.type} message does not fit: {e}.", "Compare it with core/job.py.") from None
 
 

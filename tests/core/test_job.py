@@ -76,10 +76,11 @@ def test_the_movie_job_above_leaves_no_field_at_its_default() -> None:
         ("[1, 2]", "type"),
         ('{"type": "reboot"}', "type"),
         ('{"type": "redub", "speech": "s", "output": "o", "video": "v", "sped": 2}', "sped"),
-        ('{"type": "redub", "speech": "s", "video": "v"}', "output"),
+        ('{"type": "redub", "speech": "s", "video": "v"}', "message lacks output"),
+        ('{"type": "redub", "video": "v"}', "message lacks speech and output"),
         ('{"type": "redub", "speech": 5, "output": "o", "video": "v"}', "5"),
         ('{"type": "redub", "speech": "s", "output": "o", "video": "v", "batch_size": true}', "True"),
-        ('{"type": "redub", "speech": "s", "output": "o", "video": "v", "rate": "1/0"}', "redub"),
+        ('{"type": "redub", "speech": "s", "output": "o", "video": "v", "rate": "1/0"}', "by 0"),
         ('{"type": "redub", "speech": "s", "output": "o", "video": "v", "rate": "fast"}', "fast"),
     ],
 )
