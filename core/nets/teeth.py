@@ -14,12 +14,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-between, lowest = 1.2, 1.4
+between, lowest = 1.2, 1.3
 """Times as tall from which a place is taken for one between the lips, and which the lowest of them has at least."""
-hardly_tall, tall = 1.35, 1.7
+hardly_tall, tall = 1.2, 1.45
 """Times as tall that the tallest place of a column is, up to which it is whole, and from which it is torn."""
 hardly_open, opened = 0.004, 0.014
 """Crop units by which the jaw goes away, likewise: lips that are shut over teeth draw skin tall, and tear nothing."""
+highest, deepest, chin = 0.5, 0.68, 0.8
+"""Rows of the crop, as parts of its height: the tallest place of a mouth lies between the first two, all of it above the
+third. Chins are drawn tall too.
+"""
 jaw = 1 / 16
 """Crop units below what is drawn tall at which the jaw is moved as a whole."""
 gums = 1 / 24
@@ -96,12 +100,12 @@ def torn_teeth(flowing: Tensor, stretch: Tensor, reference: Tensor, size: int) -
     aside, down = _sized(flowing, size).split(1, 1)
     tallness = _sized(stretch, size)
     rows = torch.arange(size, device=down.device)[:, None].expand_as(down)
-    is_between = (tallness > between) & (rows >= size // 2)
-    tallest, at = torch.where(is_between, tallness, 0.0).max(2, keepdim=True)
+    is_between = (tallness > between) & (rows >= highest * size)
+    tallest, at = torch.where(is_between & (rows < deepest * size), tallness, 0.0).max(2, keepdim=True)
     first = torch.where(is_between | (rows > at), 0, rows).amax(2, keepdim=True)  # the last row before, and after
     last = torch.where(is_between | (rows < at), size - 1, rows).amin(2, keepdim=True)
     opening = down.gather(2, first) - down.gather(2, (last + round(jaw * size)).clamp(max=size - 1))
-    torn = _ramp(opening, hardly_open, opened) * _ramp(tallest, hardly_tall, tall)
+    torn = _ramp(opening, hardly_open, opened) * _ramp(tallest, hardly_tall, tall) * (last < chin * size)
     if not torch.compiler.is_exporting() and not torn.any():
         return None
     still_tall = (tallness > lowest) & (rows >= first) & (rows <= last)

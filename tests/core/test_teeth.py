@@ -109,6 +109,20 @@ def test_lips_that_close_over_teeth_show_none_of_them() -> None:
     assert set(range(51, lower_lip[1] - 1)) <= set(rows_like(column, lip))
 
 
+def test_a_chin_that_is_drawn_tall_is_not_torn() -> None:
+    """A pale chin is less red than what is around it, as teeth are; a tear would be a dark mark on it."""
+    raw = torch.zeros(1, 6, 96, 96)
+    shown = torch.arange(96) + 0.5
+    taken = torch.where(shown > 82, shown - 8, 64 + (shown - 64) * 10 / 18)
+    raw[:, 1] = torch.atanh(torch.where(shown > 64, taken - shown, 0.0) / 96 / furthest)[:, None]
+    raw[:, 2] = 8.0
+    raw[:, 3:] = torch.logit(dark)[:, None, None]
+    reference = skin.repeat(96, 96, 1).permute(2, 0, 1)[None].clone()
+    reference[:, :, 66:72] = tooth[:, None, None]
+    column = warp(raw, reference, finished=True)[0][middle].mean(2).T.numpy()
+    assert not len(rows_like(column, dark))
+
+
 def test_a_picture_is_the_same_beside_one_with_torn_teeth() -> None:
     """Pictures are drawn in batches of whatever comes."""
     torch.manual_seed(0)
