@@ -21,8 +21,8 @@ hardly_tall, tall = 1.2, 1.45
 hardly_open, opened = 0.004, 0.014
 """Crop units by which the jaw goes away, likewise: lips that are shut over teeth draw skin tall, and tear nothing."""
 highest, deepest, chin = 0.5, 0.68, 0.8
-"""Rows of the crop, as parts of its height: the tallest place of a mouth lies between the first two, all of it above the
-third. Chins are drawn tall too.
+"""Rows of the crop, as parts of its height: the tallest place of a mouth lies between the first two, and all of it above
+the third. Chins are drawn tall too.
 """
 jaw = 1 / 16
 """Crop units below what is drawn tall at which the jaw is moved as a whole."""
