@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-between, lowest = 1.2, 1.3
+between, lowest = 1.2, 1.4
 """Times as tall from which a place is taken for one between the lips, and which the lowest of them has at least."""
-hardly_tall, tall = 1.2, 1.45
+hardly_tall, tall = 1.35, 1.7
 """Times as tall that the tallest place of a column is, up to which it is whole, and from which it is torn."""
 hardly_open, opened = 0.004, 0.014
 """Crop units by which the jaw goes away, likewise: lips that shut are drawn tall too, and tear nothing."""
@@ -35,20 +35,17 @@ as_red, less_red = 0.7, 0.55
 grey = 0.01
 """Redness that even teeth and lips in a picture without colours may be apart."""
 bright, dark = 0.8, 0.6
-"""Parts of the lightest place's light that teeth have, and the dark beside them: of a dark row the teeth above are the
-upper ones, those below not."""
+"""Parts of the lightest place's light: of a row that is darker the teeth above are the upper ones, those below not."""
 alike, beside = 0.09, 0.05
 """Crop units of columns whose tears are one line, twice over, and over which a tear begins and ends at its sides."""
 black = 0.01
 """Light of the lightest place that a picture must have to tell teeth from the dark."""
 edge = 1.5
 """Of the teeth, how sharp it is: they fade to the gap in 4 pixels by as much."""
-shadow = 1 / 40
-"""Crop units of dark above teeth that may be a lip's shadow; twice as much is the dark of a mouth over lower teeth."""
-rest = 1.0
-"""Rows below their edge that upper teeth may still be seen in."""
 smallest, full = 0.2, 0.8
 """Parts of torn columns around a place at which it begins to be torn, and is wholly."""
+narrow, broad = 0.11, 0.14
+"""Parts of the crop's width, up to which a tear is a gap in a tooth, and left out, and from which on it is one."""
 
 
 @dataclass(frozen=True)
@@ -115,76 +112,43 @@ def torn_teeth(flowing: Tensor, stretch: Tensor, reference: Tensor, size: int) -
     still_tall = (tallness > lowest) & (rows >= first) & (rows <= last)
     first = _one_line(first.float(), torn)
     last = _one_line(torch.maximum(torch.where(still_tall, rows, 0).amax(2, keepdim=True), at).float(), torn)
-    small = F.interpolate(reference, size=(size, size), mode="area")
-    now = _shown(small, aside, down)
-    lip = _lips(now, rows, first, last)
-    gum = round(gums * size)
-    tooth = _teeth(now, lip, (rows >= first - gum) & (rows <= last))
-    height = tooth.sum(2, keepdim=True)
-    teeth_tall = (tooth * tallness).sum(2, keepdim=True) / height.clamp(min=1e-3)
-    top = torch.where(tooth > 0.5, rows, size - 1).amin(2, keepdim=True)
-    torn = torn * _ramp(height, 0.5, 1.0) * _ramp(teeth_tall, hardly_tall, tall) * _upper(now, tooth, rows, first, top)
-    torn = _ramp(_mean(torn, beside), smallest, full)
-
-    top = _one_line(top.float(), torn)
-    away = _one_line(_at(down, top), torn)
-    held = _shown(small, aside, away.expand_as(down))
+    away = _one_line(_at(down, first), torn)
     bite = last + size * (_one_line(_at(down, last), torn) - away)  # what the lower lip takes is not there to be shown
-    bite = torch.maximum(_one_line(_bite(held, lip, rows, top, bite), torn), top)
-    part = torn * (rows - top + gum + 1).clamp(0, 1) * (last - rows + 1).clamp(0, 1)
+
+    columns = (torch.arange(size, device=down.device) + 0.5) / size
+    there = torch.cat([columns + aside, columns[:, None] + away.expand_as(down)], 1)
+    small = F.interpolate(reference, size=(size, size), mode="area")
+    held = F.grid_sample(small, 2 * there.permute(0, 2, 3, 1) - 1, padding_mode="border", align_corners=False)
+    bite = torch.maximum(_one_line(_upper(held, rows, first, bite), torn), first)
+    torn = torn * _one_line(_ramp(_teeth(held, rows, first, bite), 0.5, 1.0), torn)
+    torn = _ramp(_mean(torn, beside), smallest, full)
+    torn = torn * _ramp(torn.mean(3, keepdim=True), narrow, broad)
+    part = torn * (rows - first + round(gums * size) + 1).clamp(0, 1) * (last - rows + 1).clamp(0, 1)
     above = bite - rows
-    held_part = part * (rows - top + 1).clamp(0, 1) * _ramp(above, -2.0, -1.0)  # a little further than they are seen
-    squeezed = top + (rows - bite) * (last - top).clamp(min=0) / (last - bite).clamp(min=1)
-    return Tear(part, held_part, away, above / size, down - away - (above + rest) / size, squeezed)
+    held_part = part * (rows - first).clamp(0, 1) * _ramp(above, -2.0, -1.0)  # a little further than they are seen
+    squeezed = first + 0.5 + (rows - bite) * (last - first - 0.5).clamp(min=0) / (last - bite).clamp(min=1)
+    return Tear(part, held_part, away, above / size, down - away - above / size, squeezed)
 
 
-def _shown(reference: Tensor, aside: Tensor, down: Tensor) -> Tensor:
-    """A reference (B, 3, S, S) as a flow moves it, of which both parts are (B, 1, S, S) in crop units."""
-    size = reference.shape[-1]
-    at = (torch.arange(size, device=reference.device) + 0.5) / size
-    there = torch.cat([at + aside, at[:, None] + down], 1).permute(0, 2, 3, 1) * 2 - 1
-    return F.grid_sample(reference, there, mode="bilinear", padding_mode="border", align_corners=False)
-
-
-def _upper(now: Tensor, tooth: Tensor, rows: Tensor, first: Tensor, top: Tensor) -> Tensor:
-    """(B, 1, 1, S) how far the teeth that begin at row `top` are upper ones, 0 to 1: above lower ones it is dark."""
-    light = now.amax(1, keepdim=True)
-    lightest = (tooth * light).amax(2, keepdim=True)
-    is_dark = (rows >= first) & (rows < top) & (light < dark * lightest)
-    return 1 - _ramp(is_dark.sum(2, keepdim=True) / now.shape[2], shadow, 2 * shadow)
-
-
-def _bite(held: Tensor, lip: Tensor, rows: Tensor, top: Tensor, bite: Tensor) -> Tensor:
-    """(B, 1, 1, S) the row at which the upper teeth end that are seen from row `top`, at the latest at row `bite`."""
+def _upper(held: Tensor, rows: Tensor, first: Tensor, bite: Tensor) -> Tensor:
+    """(B, 1, 1, S) the row at which the upper teeth end that are seen from row `first` to `bite`."""
+    is_inside = (rows >= first) & (rows <= bite)
     light = held.amax(1, keepdim=True)
-    is_inside = (rows >= top) & (rows <= bite)
-    tooth = _teeth(held, lip, is_inside)
-    lightest = (tooth * light).amax(2, keepdim=True)
-    order = torch.ones(light.shape[2], light.shape[2], device=light.device).tril(-1)
-    darkest, at = torch.where(is_inside & (order @ tooth > 0.7), light, 1.0).min(2, keepdim=True)
+    darkest, at = torch.where(is_inside, light, 1.0).min(2, keepdim=True)
+    lightest = torch.where(is_inside, light, 0.0).amax(2, keepdim=True)
     return bite + _ramp(-darkest, -bright * lightest, black - dark * lightest) * (at - bite)
 
 
-def _lips(held: Tensor, rows: Tensor, first: Tensor, bite: Tensor) -> Tensor:
-    """(B, 1, 1, S) how red the lips are above row `first` and below row `bite`: the less red one."""
-    redness = _redness(held)
+def _teeth(held: Tensor, rows: Tensor, first: Tensor, bite: Tensor) -> Tensor:
+    """(B, 1, 1, S) how many rows from `first` to `bite` are less red than the lips above and below."""
+    red, green = held[:, :1], held[:, 1:2]
+    redness = (red - green) / (red + green + 0.1)
     height = round(lips * held.shape[2])
     upper = torch.where((rows >= first - height) & (rows < first), redness, 0.0).amax(2, keepdim=True)
     lower = torch.where((rows > bite) & (rows <= bite + height), redness, 0.0).amax(2, keepdim=True)
-    return torch.minimum(upper, lower)
-
-
-def _redness(pictures: Tensor) -> Tensor:
-    red, green = pictures[:, :1], pictures[:, 1:2]
-    return (red - green) / (red + green + 0.1)
-
-
-def _teeth(pictures: Tensor, lip: Tensor, is_inside: Tensor) -> Tensor:
-    """(B, 1, S, S) how far each place inside is a tooth, 0 to 1: less red than the column's lips, and light."""
-    light = pictures.amax(1, keepdim=True)
-    lightest = torch.where(is_inside, light, 0.0).amax(2, keepdim=True)
-    is_no_lip = _ramp(-_redness(pictures), -as_red * lip, grey - less_red * lip)
-    return is_no_lip * _ramp(light, dark * lightest, black + bright * lightest) * is_inside
+    lip = torch.minimum(upper, lower)
+    is_teeth = _ramp(-redness, -as_red * lip, grey - less_red * lip)
+    return torch.where((rows >= first) & (rows <= bite), is_teeth, 0.0).sum(2, keepdim=True)
 
 
 def _sized(pictures: Tensor, size: int) -> Tensor:
