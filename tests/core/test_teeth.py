@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 
 from core.nets.warp import furthest, warp
@@ -27,15 +28,16 @@ def smile(*between: tuple[torch.Tensor, int]) -> torch.Tensor:
     return picture.permute(2, 0, 1)[None]
 
 
-def opened(by: int) -> torch.Tensor:
-    """(1, 6, 96, 96) answer: jaw and lower lip so many rows further down; what was between the lips drawn tall."""
+def opened(by: int, columns: slice = slice(24, 72)) -> torch.Tensor:
+    """(1, 6, 96, 96) answer: in these columns jaw and lower lip so many rows further down; what was between the lips
+    drawn tall."""
     raw = torch.zeros(1, 6, 96, 96)
     shown = torch.arange(96) + 0.5
     top, bottom = upper_lip[1], lower_lip[0]
     taken = torch.where(shown > bottom + by, shown - by, top + (shown - top) * (bottom - top) / (bottom - top + by))
     away = torch.where(shown < top, 0.0, taken - shown) / 96
     width = torch.zeros(96)
-    width[24:72] = 1.0
+    width[columns] = 1.0
     raw[:, 1] = torch.atanh(away / furthest)[:, None] * width
     raw[:, 2] = 2.0
     raw[:, 2, top : bottom + by] = 0.0  # a net is not sure of what it has drawn tall
@@ -121,6 +123,15 @@ def test_a_chin_that_is_drawn_tall_is_not_torn() -> None:
     reference[:, :, 66:72] = tooth[:, None, None]
     column = warp(raw, reference, finished=True)[0][middle].mean(2).T.numpy()
     assert not len(rows_like(column, dark))
+
+
+def test_a_few_columns_alone_are_not_torn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would be a gap in a tooth."""
+    narrow, wide = opened(10, slice(44, 50)), opened(10)
+    drawn, torn = (warp(raw, smile((tooth, 8)), finished=True) for raw in (narrow, wide))
+    monkeypatch.setattr("core.nets.warp.torn_teeth", lambda *_: None)
+    assert torch.equal(drawn, warp(narrow, smile((tooth, 8)), finished=True))
+    assert not torch.equal(torn, warp(wide, smile((tooth, 8)), finished=True))
 
 
 def test_a_picture_is_the_same_beside_one_with_torn_teeth() -> None:
