@@ -8,23 +8,15 @@ from fractions import Fraction
 from math import floor
 
 import numpy as np
-from scipy.ndimage import gaussian_filter1d, maximum_filter1d, median_filter
+from scipy.ndimage import gaussian_filter1d
 
 from . import audio, compose, faces, occlusion, people, voice
-from .faces.mesh import rigid
 from .timing import frame_middle
 
 fade_frames = 4
 """Frames over which the effect comes or goes where a face is found or lost and where the speech begins or ends."""
 turn_back = 8.0
 """Degrees below the limit to which a head that was turned away must come back."""
-doubtful = 36.0
-"""Degrees from which a mesh may be wrong: MediaPipe's knows no profile, says 40 to 60 degrees of it, and trembles."""
-trembling, calm = 0.0115, 0.008
-"""Crop units by which such a mesh changes its shape from frame to frame where it is not believed, and from which on it
-is again."""
-tremor_time = 0.5
-"""Seconds over which the median change counts, and for how long before and after."""
 
 
 @dataclass(frozen=True)
@@ -82,26 +74,10 @@ def plan_effect(
 
 
 def turned_away(track: faces.Track, rate: float, limit: float) -> np.ndarray:
-    """(n,) bool: the head is turned further than a net can do; some degrees less end it, so that nothing flickers.
-
-    Of a profile the mesh tells less than it is turned, and lies beside the face: it is known by how it trembles.
-    """
-    turn, tremor = np.zeros((2, len(track.found)))
+    """(n,) bool: the head is turned further than a net can do; some degrees less end it, so that nothing flickers."""
+    turn = np.zeros(len(track.found))
     for first, last in compose.runs(np.where(track.found, track.shot, -1)):
         if track.found[first] and limit < 90:
             run = np.s_[first : last + 1]
             turn[run] = gaussian_filter1d(np.abs(people.yaw(track.points[run])), max(0.5, 0.1 * rate), mode="nearest")
-            tremor[run] = _tremor(track.points[run], 2 * round(tremor_time * rate / 2) + 1)
-    tremor[turn < doubtful] = 0
-    return occlusion.hysteresis(turn, limit, limit - turn_back) | occlusion.hysteresis(tremor, trembling, calm)
-
-
-def _tremor(points: np.ndarray, window: int) -> np.ndarray:
-    """(m,) crop units, how far the rigid points of a mesh (m, 478, 2) jump in its own shape, wherever the head goes."""
-    if len(points) < 3:
-        return np.zeros(len(points))
-    fit = faces.fit(points)
-    shape = np.einsum("mij,mkj->mki", fit[:, :, :2], points[:, rigid]) + fit[:, None, :, 2]
-    jump = np.linalg.norm(np.diff(shape, 2, axis=0), axis=2).mean(axis=1)
-    tremor = median_filter(np.pad(jump, 1, mode="edge"), window, mode="nearest")
-    return maximum_filter1d(tremor, window, mode="nearest")  # it does not recover for a moment between two fits
+    return occlusion.hysteresis(turn, limit, limit - turn_back)
