@@ -10,7 +10,7 @@ from portrait_clips import picture
 from core import faces, mouth, response
 from core.engine import Engine
 from core.faces import Track, Tracker
-from core.reference import References, lip_gap, lip_places
+from core.reference import References, lip_edges, lip_gap, lip_places
 
 frame = picture(0, 640, 480)
 size = 192
@@ -64,13 +64,16 @@ def test_lips_open_as_far_as_told_from_whatever_reference(face: Track) -> None:
     answers = response.measured(engine, {0: known}, lambda: None)[0].answers
     assert answers is not None
     for reference, shape, answer in zip(known.crops, shown, answers, strict=True):
-        found = []
+        found, outer = [], []
         for wanted in (0.0, 0.03, 0.06, 0.09):
             [asked] = response.to_ask(steps(wanted)[None], shape[None], answer[None])
-            found.append(seen(drawn(asked, reference, shape)))
+            track = followed(pasted(drawn(asked, reference, shape), face.to_crop[0]))
+            found.append(float(lip_gap(track.points, face.to_crop)[0]))
+            outer.append(float(lip_gap(track.points, face.to_crop, *lip_edges)[0]))
         assert found[0] < 0.03 and found[0] < seen(drawn(steps(0.0), reference, shape))
         assert found[1:3] == pytest.approx([0.03, 0.06], abs=0.015)
-        assert found[3] > 0.07  # the mesh takes some of the teeth that hang in an open smile for its upper lip
+        # the mesh takes some of the teeth that hang in an open smile for its upper lip, but knows the lips' outer edges
+        assert found[3] > 0.07 and outer[3] - outer[2] == pytest.approx(0.03, abs=0.01)
 
 
 def test_numbers_are_in_steps() -> None:
